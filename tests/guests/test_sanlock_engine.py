@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A mixed network of real guests: on hosts 1 and 2 the sanlock daemon takes the leases for vlhook, on host 3 vlhook
+itself, on host 4 libvirt's sanlock plugin.
+
+The guests have QEMUs without its own locks of images, or those would answer before libvirt's plugin does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests import needs
+from vlhook.leases.names import lease_name
+
+from .domains import BAD_OPTION, Guest, UnlockedGuest
+from .host import PYTHON, SHARED, Host, as_the_unit
+from .lab import Lab
+from .migrations import SLOWLY, busy_guest, claimed, ended, in_background
+from .pluginhost import PluginHost
+from .waiting import wait_for
+
+GROUP = pytest.mark.xdist_group("guests-sanlock-engine")
+pytestmark = [pytest.mark.root, pytest.mark.libvirt, pytest.mark.sanlock, pytest.mark.slow, GROUP]
+IO_TIMEOUT = 2
+P2P = ("migrate", "--live", "--unsafe", "--p2p")
+TRY_ON = """\
+mkdir -p /run/rival; cd /run/rival; rm -f *; tried=0
+while [ ! -e over ] || [ $tried -lt 2 ]; do
+    tried=$((tried + 1))
+    virsh -q start {name} 2>> said && echo GOT IT
+done
+echo tried $tried
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    needs.require_root()
+    needs.require_programs("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "sanlock")
+    needs.require_programs("ip", "nsenter", "unshare", "pgrep")
+    base = tmp_path_factory.mktemp("mixed")
+    capabilities = tmp_path_factory.getbasetemp() / "capabilities"
+    lab = Lab(base, capabilities, 3, IO_TIMEOUT, engines=["sanlock", "sanlock"])
+    try:
+        lab.up()
+        lab.add(PluginHost(base, 4, lab.shared, capabilities, IO_TIMEOUT))
+        for host in lab.hosts[:3]:
+            wait_for(f"{host.name} to see all alive", lambda h=host: seen_alive(h) == {"1", "2", "3", "4"})
+        assert [host.status()["engine"] for host in lab.hosts[:3]] == ["sanlock", "sanlock", "native"]
+        yield lab
+    finally:
+        lab.down()
+        shutil.rmtree(base)
+
+
+def seen_alive(host: Host) -> set[str]:
+    ran = host.vlhook("hosts", "--json", check=False)
+    return {str(row["host_id"]) for row in json.loads(ran.stdout)["hosts"] if row["state"] == "live"}
+
+
+@pytest.fixture
+def lab(mixed: Lab) -> Iterator[Lab]:
+    """Afterwards it must be without guests and leases again."""
+    yield mixed
+    for host in mixed.hosts:
+        host.remove_guests()
+    for host in mixed.hosts[:3]:
+        mixed.wait_held(host, set())
+    wait_free(mixed)
+
+
+def wait_free(lab: Lab) -> None:
+    wait_for("all leases to be free", lambda: not any(lab.on_disk().values()))
+    for host in lab.hosts[:2]:
+        assert host.sanlock_leases() == set()
+
+
+def web(lab: Lab, *hosts: Host, disks: int = 1, **options: object) -> Guest:
+    return lab.guest(*hosts, kind_of_guest=UnlockedGuest, disks=[lab.image() for _ in range(disks)], **options)
+
+
+def with_disks_of(lab: Lab, guest: Guest, *hosts: Host) -> Guest:
+    return lab.guest(*hosts, kind_of_guest=UnlockedGuest, disks=guest.disks)
+
+
+def names(guest: Guest) -> set[str]:
+    return {lease_name(disk.encode()) for disk in (*guest.disks, *guest.shared)}
+
+
+def by_daemon(host: Host) -> set[str]:
+    """The leases that the daemon holds for the keeper that runs."""
+    return {name for name, pid in host.sanlock_leases() if pid == host.pid("vlhookd")}
+
+
+def assert_in_use(refused: str, guest: Guest, where: str) -> None:
+    assert f"is in use by guest {guest.name}" in refused, refused
+    assert f"on host {where}" in refused, refused
+
+
+# ------------------------------------------------------------------------------------------------ a guest's life
+
+
+def test_a_guest_of_nine_disks_is_protected_through_its_life(lab: Lab) -> None:
+    """More disks than libvirt's plugin takes. The keeper, then libvirtd, are killed under it; it is saved."""
+    one, two, native, _ = lab.hosts
+    guest = web(lab, one, two, native, disks=8, shared=[lab.image()])
+    one.start(guest)
+    lab.assert_held(one, guest.leases())
+    taken = by_daemon(one)  # a disk may have a second lease, of what it is to this host
+    assert taken >= names(guest)
+    for host in (two, native):
+        said = host.refused(guest)
+        assert_in_use(said, guest, "1 (s1)")
+        assert "exclusively, which is alive; stop the guest there first" in said
+    before = (one.generation(), one.qemu(guest))
+
+    one.kill_keeper()
+    assert_in_use(two.refused(guest), guest, "1 (s1)")
+    one.start_keeper()
+    one.wait_joined()
+    lab.wait_held(one, guest.leases())
+    wait_for("the daemon's leases to be the new keeper's", lambda: by_daemon(one) == taken)
+
+    one.stop_libvirtd(signal.SIGKILL)
+    lab.assert_held(one, guest.leases())
+    one.start_libvirtd()
+    assert (one.generation(), one.qemu(guest)) == before
+    assert one.state(guest) == "running"
+    lab.assert_held(one, guest.leases())
+
+    one.virsh("save", guest.name, f"{SHARED}/saved")
+    lab.assert_held(one, set())
+    assert by_daemon(one) == set()
+    two.virsh("restore", f"{SHARED}/saved")
+    lab.assert_held(two, guest.leases())
+    assert_in_use(one.refused(guest), guest, "2 (s2)")
+    two.virsh("destroy", guest.name)
+    native.start(guest)
+    lab.assert_held(native, guest.leases())
+    assert_in_use(two.refused(guest), guest, "3 (h3)")
+    native.kill_qemu(guest)
+    lab.wait_held(native, set())
+    two.start(guest)
+    two.kill_qemu(guest)
+    lab.wait_held(two, set())
+
+
+def test_a_failed_start_gives_back_what_it_took_and_nothing_else(lab: Lab) -> None:
+    one, two, native, _ = lab.hosts
+    other, theirs = web(lab, one), web(lab, native)
+    one.start(other)
+    taken = by_daemon(one)
+    native.start(theirs)
+    partly = lab.guest(one, kind_of_guest=UnlockedGuest, disks=[lab.image(), *theirs.disks])
+    assert_in_use(one.refused(partly), theirs, "3 (h3)")
+    lab.wait_held(one, other.leases())
+    broken = web(lab, one, disks=2, more=BAD_OPTION)
+    assert "vlhook" not in one.refused(broken)
+    lab.wait_held(one, other.leases())
+    refused = web(lab, one, two)
+    for operation in ("prepare", "start", "started"):
+        one.tell_second_script(operation, "fail")
+        assert "the second script refuses" in one.refused(refused)
+        one.forget_second_script()
+        lab.wait_held(one, other.leases())
+    assert by_daemon(one) == taken
+    two.start(refused)
+    lab.assert_held(two, refused.leases())
+
+
+def test_leases_follow_disks_that_come_and_go(lab: Lab) -> None:
+    one, two, _, plugin = lab.hosts
+    guest, image = web(lab, one), lab.image()
+    rival, theirs = (lab.guest(host, kind_of_guest=UnlockedGuest, disks=[image]) for host in (two, plugin))
+    usb = lab.shared / "usb.xml"
+    usb.write_text(
+        f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>"
+        "<target dev='sdx' bus='usb'/></disk>"
+    )
+    one.start(guest)
+    one.daemon("vlhook-watch", f"{as_the_unit('vlhook-watch')} {PYTHON} -m vlhook.watch --interval 1")
+    try:
+        one.virsh("attach-device", guest.name, f"{SHARED}/{usb.name}", "--live")
+        lab.wait_held(one, guest.leases() | {(image, "exclusive")})
+        assert_in_use(two.refused(rival), guest, "1 (s1)")
+        assert "lock" in plugin.refused(theirs)
+        one.virsh("detach-device", guest.name, f"{SHARED}/{usb.name}", "--live")
+        lab.wait_held(one, guest.leases())
+        two.start(rival)
+        lab.assert_held(two, rival.leases())
+        assert one.state(guest) == "running"
+    finally:
+        one.signal("vlhook-watch", signal.SIGKILL)
+        one.stopped("vlhook-watch")
+
+
+# ------------------------------------------------------------------------------------------------ migration
+
+
+@contextlib.contextmanager
+def rivals(lab: Lab, guest: Guest, *hosts: Host) -> Iterator[None]:
+    """Guests with its disks that are started on these hosts again and again, and must never run."""
+    trying = []
+    for host in hosts:
+        other = with_disks_of(lab, guest, host)
+        trying.append((host, host.spawn(["sh", "-c", TRY_ON.format(name=other.name)])))
+    try:
+        for host, _ in trying:
+            wait_for("its first attempt", lambda h=host: h.run("cat /run/rival/said", check=False).stdout)
+        yield
+    finally:
+        for host, process in trying:
+            host.run(": > /run/rival/over")
+            output, _ = process.communicate(timeout=60)
+            print(f"\n{host.name} {output.splitlines()[-1]} times")
+            assert "GOT IT" not in output
+
+
+def assert_owned(lab: Lab, guest: Guest, host: Host) -> None:
+    """The guest runs there and, once the source has given its leases back, `host` owns them for every reader.
+
+    Until the daemon has taken them over, a minute later, the keeper calls them claimed.
+    """
+    assert host.state(guest) == "running"
+    mine = {(host.number, host.generation(), "exclusive")}
+
+    def owned() -> bool:
+        on_disk = lab.on_disk()
+        return all(on_disk[name] == mine for name in names(guest))
+
+    wait_for(f"{host.name} to own the leases", owned)
+
+
+def test_a_guest_migrates_between_hosts_of_either_engine_and_nobody_gets_between(lab: Lab) -> None:
+    one, two, native, plugin = lab.hosts
+    guest = web(lab, one, disks=2)
+    one.start(guest)
+    with rivals(lab, guest, plugin):
+        for partner, third in ((two, native), (native, two)):
+            with rivals(lab, guest, third):
+                for source, target in ((one, partner), (partner, one)):
+                    ran = source.virsh(*P2P, guest.name, f"qemu+tcp://{target.name}/system", check=False)
+                    assert ran.returncode == 0, ran.stderr
+                    assert_owned(lab, guest, target)
+                    lab.wait_held(source, set())
+                    assert not source.qemu(guest)
+        # Until the daemon takes them over the leases are the keeper's own: its successor finds them again.
+        one.kill_keeper()
+        assert "is in use by" in two.refused(with_disks_of(lab, guest, two))
+        one.start_keeper()
+        one.wait_joined()
+        assert_owned(lab, guest, one)
+    one.virsh("destroy", guest.name)
+    wait_free(lab)
+
+
+def test_a_migration_that_fails_leaves_the_guest_and_its_leases_where_they_are(lab: Lab) -> None:
+    """Refused by the destination; then cancelled, after the keepers of both sides were killed under it."""
+    one, two, native, _ = lab.hosts
+    guest = busy_guest(lab, one, UnlockedGuest)
+    taken = by_daemon(one)
+    with rivals(lab, guest, native):
+        two.tell_second_script("start", "fail")
+        ran = one.virsh(*P2P, guest.name, "qemu+tcp://h2/system", check=False)
+        assert "the second script refuses" in ran.stderr
+        two.forget_second_script()
+        lab.wait_held(two, set())
+        moving = in_background(lab, guest, *SLOWLY)
+        for host, leases in ((two, claimed(guest)), (one, guest.leases())):
+            host.kill_keeper()
+            host.start_keeper()
+            host.wait_joined()
+            lab.wait_held(host, leases)
+        one.virsh("domjobabort", guest.name)
+        assert "cancel" in ended(moving)
+        lab.wait_held(two, set())
+        lab.wait_held(one, guest.leases())
+        assert (one.state(guest), two.qemu(guest)) == ("running", 0)
+        assert by_daemon(one) == taken
+
+
+# ------------------------------------------------------------------------------------------------ libvirt's plugin
+
+
+def test_a_host_with_libvirts_plugin_is_kept_out_and_let_in_afterwards(lab: Lab) -> None:
+    one, two, native, plugin = lab.hosts
+    mine = web(lab, one, two, native)
+    theirs = with_disks_of(lab, mine, plugin)
+    for host in (one, two):
+        host.start(mine)
+        said = plugin.refused(theirs)
+        assert "lock" in said
+        assert 'Failed to get "write" lock' not in said, "QEMU's own lock answered, so no lease was asked for"
+        host.virsh("destroy", mine.name)
+        lab.wait_held(host, set())
+    wait_for("the plugin to get it", lambda: plugin.virsh("start", theirs.name, check=False).returncode == 0)
+    for host in (one, two, native):
+        assert "is in use by host 4 (plugin-host)" in host.refused(mine)
+    plugin.kill_qemu(theirs)
+    wait_for("vlhook to get it", lambda: two.virsh("start", mine.name, check=False).returncode == 0)
+    lab.assert_held(two, mine.leases())
+
+
+def test_a_daemon_that_dies_ends_its_hosts_guests_with_leases_and_the_host_comes_back(lab: Lab) -> None:
+    one, two, native, _ = lab.hosts
+    guest, elsewhere = web(lab, one, two), web(lab, native)
+    diskless = lab.guest(one, disks=[])
+    for host, who in ((one, guest), (one, diskless), (native, elsewhere)):
+        host.start(who)
+    before = one.generation()
+    one.signal("sanlock", signal.SIGKILL)
+    wait_for("the guest's end", lambda: not one.qemu(guest))
+    one.stopped("sanlock")
+    assert "sanlock" in one.refused(web(lab, one))
+    assert_in_use(two.refused(guest), guest, "1 (s1)")
+    one.start_sanlock()
+    one.wait_joined()
+    assert one.generation() == before + 1
+    one.start(guest)
+    lab.assert_held(one, guest.leases())
+    assert (one.state(diskless), native.state(elsewhere)) == ("running", "running")

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Keepers that drive the sanlock daemon of their host: what is peculiar to that."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.keeper.hosts import PYTHON, ROOT, Guest, Host, hosts, wait_for
+from tests.sanlock_daemon import SanlockHost, direct_leader, direct_resource, short_directory
+from tests.sanlock_daemon import resource as any_resource
+from vlhook.cli.status import lines
+from vlhook.leases import directory
+from vlhook.leases.geometry import FILE
+from vlhook.leases.names import LOCKSPACE_NAME, lease_name
+from vlhook.leases.sanlockspace import SpaceState, look
+
+pytestmark = pytest.mark.sanlock
+PERSISTENT = 8
+
+
+def daemon_of(host: Host) -> SanlockHost:
+    assert host.sanlock
+    return host.sanlock
+
+
+def space_of(host: Host) -> SpaceState:
+    found = look(daemon_of(host).client, LOCKSPACE_NAME).space
+    assert found
+    return found
+
+
+def listed(host: Host) -> set[tuple[str, str]]:
+    return {(one.resource.name, one.state) for one in daemon_of(host).client.leases()}
+
+
+def alarmed(host: Host, words: str) -> bool:
+    return any(words in alarm for alarm in host.status().get("alarms", []))
+
+
+def running(host: Host, *guests: Guest) -> list[subprocess.Popen[bytes]]:
+    for guest in guests:
+        assert host.start(guest) == (0, "")
+    host.wait_found()
+    return [host.qemus[guest.uuid] for guest in guests]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    with hosts(tmp_path_factory.mktemp("pair"), 2, engine="sanlock") as made:
+        yield made
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Host]:
+    with hosts(tmp_path, 1, engine="sanlock") as (host,):
+        yield host
+
+
+# ------------------------------------------------------------------------- in peace
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_used_is_taken_back_when_nobody_runs_and_set_before_the_next_guest(pair: list[Host], tmp_path: Path) -> None:
+    host = pair[0]
+    wait_for("UNUSED", lambda: not space_of(host).used)
+    guest = Guest("g", [tmp_path / "a"])
+    running(host, guest)
+    assert space_of(host).used
+    stranger = host.run_qemu(Guest("stranger", []))
+    host.end_qemu(guest)
+    host.wait_empty()
+    assert space_of(host).used
+    stranger.kill()
+    stranger.wait()
+    wait_for("UNUSED again", lambda: not space_of(host).used)
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_killed_again_and_again_the_keeper_loses_no_guest_and_lets_nobody_in(pair: list[Host], tmp_path: Path) -> None:
+    host, other = pair
+    guests = [Guest(f"g{n}", [tmp_path / f"{n}.{d}" for d in range(2)], [tmp_path / "common"]) for n in range(5)]
+    qemus, generation = running(host, *guests), host.generation()
+    held = host.held()
+    for number in range(8):
+        host.kill_keeper()
+        host.start_keeper()
+        assert other.start(guests[number % 5])[0] == 1
+        # Killed at any time from here on: in the middle of taking the leases over, too.
+        host.wait_joined()
+        assert host.held() == held, host.log_text()
+    wait_for("all orphans to be taken over", lambda: {state for _, state in listed(host)} == {"held"})
+    assert host.generation() == generation
+    assert [qemu.poll() for qemu in qemus] == [None] * 5
+    for guest in guests:
+        host.stop(guest)
+    host.wait_empty()
+    assert not listed(host)
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_a_guest_comes_in_with_its_leases_and_a_restarted_keeper_keeps_them(pair: list[Host], tmp_path: Path) -> None:
+    source, host = pair
+    guest, rival = Guest("mover", [tmp_path / "a", tmp_path / "b"]), Guest("rival", [tmp_path / "a"])
+    running(source, guest)
+    mark = host.hook(guest.name, "migrate", "begin", "-", xml=guest.xml(1)).stdout.decode()
+    token = re.search(r'token="(\w+)"', mark)
+    assert token
+    guest.more = f"<metadata><v:incoming xmlns:v='urn:vlhook:incoming' token='{token[1]}'/></metadata>"
+    for operation in ("prepare", "start"):
+        assert host.hook(guest.name, operation, "begin", "-", xml=guest.xml(7)).returncode == 0, host.log_text()
+    host.run_qemu(guest, more=["-incoming", "defer"])
+    host.wait_found()
+    assert host.held() == {(disk, "claimed") for disk in guest.disks}
+    assert source.start(rival)[0] == 1
+    source.stop(guest)
+    names = [lease_name(disk.encode()) for disk in guest.disks]
+    wait_for("the conversion", lambda: all(owner_of(host, name) == 2 for name in names))
+    for _ in range(2):
+        status, line = source.start(rival)
+        assert (status, "host 2" in line) == (1, True), line
+        assert not listed(host)
+        host.kill_keeper()
+        host.start_keeper()
+        host.wait_joined()
+    assert host.held() == {(disk, "claimed") for disk in guest.disks}, host.log_text()
+    host.stop(guest)
+    host.wait_empty()
+    assert source.start(rival) == (0, "")
+    source.stop(rival)
+    source.wait_empty()
+
+
+def owner_of(host: Host, name: str) -> int:
+    leader = direct_leader(host.leases / name, name, LOCKSPACE_NAME)
+    return int(leader["owner_id"]) if leader["timestamp"] != "0" else 0
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_an_orphan_of_which_nobody_knows_is_kept_while_an_unknown_qemu_runs(pair: list[Host], tmp_path: Path) -> None:
+    host = pair[0]
+    daemon, name = daemon_of(host), "0" * 32
+    path = direct_resource(host.leases / name, name, space=LOCKSPACE_NAME)
+    guest = Guest("unknown", [])
+    stranger = host.run_qemu(guest)
+    holder = daemon.holder()
+    holder.acquire(any_resource(path, name, PERSISTENT, LOCKSPACE_NAME))
+    holder.kill()
+    wait_for("the alarm", lambda: alarmed(host, name))
+    assert listed(host) == {(name, "orphan")}
+    assert space_of(host).used
+    stranger.kill()
+    stranger.wait()
+    wait_for("its release", lambda: not listed(host))
+    wait_for("the end of the alarm", lambda: not alarmed(host, name))
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_status_tells_of_the_daemon_and_its_watchdog(pair: list[Host]) -> None:
+    status = pair[0].status()
+    assert status["engine"] == "sanlock"
+    assert status["membership"]["sanlock"]["use_watchdog"] is False
+    assert re.fullmatch(r"\d+\.\d+\.\d+", status["membership"]["sanlock"]["version"])
+    assert status["fencing"]["watchdog"] == "none"
+    text = "\n".join(lines(status))
+    assert "the daemon of this host takes the leases" in text
+    assert "it uses no watchdog (-w 0)" in text
+    status["membership"]["sanlock"]["use_watchdog"] = True
+    status["fencing"]["watchdog"] = "sanlock"
+    assert "sanlock's watchdog resets this host" in "\n".join(lines(status))
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_clean_up_is_left_to_hosts_with_the_native_engine(pair: list[Host]) -> None:
+    host = pair[0]
+    name = lease_name(b"/srv/unused")
+    directory.create_lease(str(host.leases / name), FILE, LOCKSPACE_NAME.encode(), name.encode(), directory.Ownership())
+    command = [PYTHON, "-m", "vlhook.cli", "cleanup", "--run-dir", str(host.run_dir), "--dir", str(host.leases)]
+    ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "this host removes no leases" in ran.stdout
+    assert "0 leases removed" in ran.stdout
+    assert (host.leases / name).exists()
+    (host.leases / name).unlink()
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_a_stopped_keeper_without_guests_leaves_the_lockspace(pair: list[Host]) -> None:
+    host = pair[0]
+    generation = host.generation()
+    wait_for("UNUSED", lambda: not space_of(host).used)
+    assert host.keeper
+    host.keeper.send_signal(signal.SIGTERM)
+    assert host.keeper.wait(30) == 0
+    assert not daemon_of(host).client.get_lockspaces()
+    host.start_keeper()
+    host.wait_joined()
+    assert host.generation() == generation + 1
+
+
+@pytest.mark.xdist_group("sanlock-keeper-2")
+def test_hosts_of_every_kind_keep_each_other_out(tmp_path: Path) -> None:
+    """vlhook native, vlhook over the daemon, and a daemon without vlhook, as libvirt's plugin uses it."""
+    leases, disk = tmp_path / "leases", str(tmp_path / "disk")
+    leases.mkdir()
+    name, guest = lease_name(disk.encode()), Guest("g", [disk])
+    made = [Host(tmp_path, number, leases, 2, engine=e) for number, e in ((1, "native"), (2, "auto"), (4, "auto"))]
+    daemon_of(made[2])
+    made[2].sanlock = None  # its daemon is never started: auto is native there
+    with short_directory() as run_dir, SanlockHost("plain", run_dir).start() as plain:
+        try:
+            for host in made:
+                host.start_daemons()
+            for host in made:
+                host.wait_joined()
+            assert [host.status()["engine"] for host in made] == ["native", "sanlock", "native"]
+            plain.add_lockspace(leases / LOCKSPACE_NAME, 3, 2, LOCKSPACE_NAME)
+            lease = any_resource(leases / name, name, space=LOCKSPACE_NAME)
+            with plain.holder() as holder:
+                for host in (*made, made[0]):
+                    assert host.start(guest) == (0, "")
+                    for other in made:
+                        if other is not host:
+                            status, line = other.start(guest)
+                            assert status == 1
+                            assert f"guest g (UUID {guest.uuid}) on host {host.number}" in line
+                    with pytest.raises(AssertionError, match="-24[37]"):
+                        holder.acquire(lease)
+                    host.stop(guest)
+                    host.wait_empty()
+                holder.acquire(lease)
+                for host in made:
+                    status, line = host.start(guest)
+                    assert (status, "host 3" in line) == (1, True)
+                holder.release(lease)
+            for host in made:
+                wait_for("the lease that the daemon gave up", lambda host=host: host.start(guest) == (0, ""))
+                host.stop(guest)
+                host.wait_empty()
+        finally:
+            for host in made:
+                host.down()
+
+
+@pytest.mark.xdist_group("sanlock-keeper-2")
+def test_the_engine_changes_only_when_no_guest_needs_the_old_one(one: Host, tmp_path: Path) -> None:
+    guest = Guest("g", [tmp_path / "a"])
+    running(one, guest)
+    one.engine = "native"
+    one.settings("")
+    one.kill_keeper()
+    one.start_keeper()
+    one.wait_joined()
+    assert one.status()["engine"] == "sanlock"
+    assert any("without guests" in alarm for alarm in one.status()["alarms"])
+    one.stop(guest)
+    one.wait_empty()
+    one.kill_keeper()
+    one.start_keeper()
+    one.wait_joined(90)
+    assert one.status()["engine"] == "native"
+    assert not daemon_of(one).client.get_lockspaces(), "it left what it had joined"
+
+
+# ---------------------------------------------------------------------- in trouble
+
+
+@pytest.mark.xdist_group("sanlock-keeper-3")
+def test_a_daemon_that_dies_ends_the_guests_at_once_and_the_host_comes_back(one: Host, tmp_path: Path) -> None:
+    guest, bystander = Guest("g", [tmp_path / "a"]), Guest("bystander", [])
+    qemu, other = running(one, guest, bystander)
+    daemon_of(one).kill9()
+    assert qemu.wait(30) == -signal.SIGTERM
+    assert other.poll() is None
+    wait_for("the reason", lambda: alarmed(one, "sanlock"))
+    status, line = one.start(Guest("h", [tmp_path / "b"]))
+    assert status == 1
+    assert "sanlock" in line
+    daemon_of(one).start()
+    one.wait_joined(90)
+    assert one.generation() == 2
+    wait_for("the guest's end", lambda: "g" not in one.phases())
+    assert one.start(guest) == (0, "")
+
+
+@pytest.mark.xdist_group("sanlock-keeper-3")
+def test_a_daemon_that_dies_with_the_keeper_away_ends_the_guests_when_it_is_back(one: Host, tmp_path: Path) -> None:
+    guest = Guest("g", [tmp_path / "a"])
+    (qemu,) = running(one, guest)
+    one.kill_keeper()
+    daemon_of(one).kill9()
+    daemon_of(one).start()
+    one.start_keeper()
+    assert qemu.wait(30) == -signal.SIGTERM
+    one.wait_joined(90)
+    assert one.generation() == 2
+    one.wait_empty()
+
+
+@pytest.mark.xdist_group("sanlock-keeper-4")
+def test_a_daemon_that_never_answers_is_told_and_blocks_nothing(one: Host, tmp_path: Path) -> None:
+    guest = Guest("g", [tmp_path / "a"])
+    (qemu,) = running(one, guest)
+    daemon_of(one).sigstop()
+    wait_for("the alarm", lambda: alarmed(one, "did not answer"))
+    assert qemu.poll() is None
+    assert one.hook("x", "stopped", "end", "-", xml=Guest("x", []).xml(1)).returncode == 0
+    assert one.prepare(Guest("diskless", []))[0] == 0
+    status, line = one.start(Guest("h", [tmp_path / "b"]))
+    assert status == 1
+    assert "sanlock" in line
+    assert qemu.wait(60) == -signal.SIGTERM
+    assert "not renewed for" in one.log_text()
+    daemon_of(one).kill9()
+    daemon_of(one).start()
+    one.wait_joined(90)
+    assert one.start(guest) == (0, "")
+
+
+@pytest.mark.xdist_group("sanlock-keeper-4")
+def test_a_daemon_that_is_shut_down_by_force_ends_the_guests_and_not_the_keeper(one: Host, tmp_path: Path) -> None:
+    guest = Guest("g", [tmp_path / "a"])
+    (qemu,) = running(one, guest)
+    daemon_of(one).cli("shutdown", "-f", "1", check=False)
+    assert qemu.wait(60) == -signal.SIGTERM
+    assert one.keeper
+    assert one.keeper.poll() is None
+    daemon_of(one).wait_gone()
+    daemon_of(one).start()
+    one.wait_joined(90)
+    assert one.keeper.poll() is None
+    assert one.start(guest) == (0, "")
+
+
+@pytest.mark.xdist_group("sanlock-keeper-4")
+def test_a_record_damaged_with_the_keeper_away_ends_the_guests_when_it_is_back(one: Host, tmp_path: Path) -> None:
+    guest = Guest("g", [tmp_path / "a"])
+    (qemu,) = running(one, guest)
+    one.kill_keeper()
+    with open(one.leases / LOCKSPACE_NAME, "r+b") as file:
+        record = file.read(512)
+        file.seek(0)
+        file.write(b"X" * 512)
+    wait_for("the daemon to give up", lambda: space_of(one).dead)
+    one.start_keeper()
+    assert qemu.wait(60) == -signal.SIGTERM
+    with open(one.leases / LOCKSPACE_NAME, "r+b") as file:
+        file.write(record)
+    one.wait_joined(90)
+    assert one.generation() == 2
+    assert "sanlock has given the lockspace up" in one.log_text()
+    assert one.start(guest) == (0, "")

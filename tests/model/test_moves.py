@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Leases that move with a guest, and leases that are removed as unused: every order of the I/O of all hosts.
+
+Of three hosts the first runs the guest and has the lease from the start (M), which makes
+the searches complete. Letters and bounds: see program.py and runs.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.runs import Setup
+from tests.model.search import complete, without_collector
+
+MOVES = [
+    Setup(("m", "c")),
+    Setup(("M", "c", "x")),
+    Setup(("M", "c", "x"), pauses=1, attempts=2, brief=True),
+    Setup(("M", "c", "s")),
+    Setup(("M", "c", "c")),
+    Setup(("M", "c", "x"), crashes=1, pauses=1, attempts=1),
+    Setup(("M", "c", "s"), crashes=1, pauses=0, attempts=1),
+    Setup(("Mx", "cx"), crashes=1, pauses=1, attempts=2),
+    Setup(("M", "c", "x"), restarts=1, pauses=1, attempts=1),
+    Setup(("M", "c", "x"), abandons=1, pauses=1, attempts=2),
+    Setup(("M", "c"), errors=1, repeats=1),
+    Setup(("M", "c", "k"), pauses=1, attempts=1),
+]
+
+WITH_THE_DAEMON = [
+    Setup(("M", "C", "d"), pauses=1, attempts=2),
+    Setup(("M", "D", "x"), pauses=1, attempts=2),
+    Setup(("M", "D", "x"), pauses=1, attempts=2, brief=True),
+    Setup(("M", "D", "s"), pauses=1, attempts=2),
+    Setup(("M", "D", "x"), crashes=1, pauses=0, attempts=1),
+    Setup(("m", "D", "x"), pauses=0, attempts=2),
+]
+
+CLEAN_UP = [
+    Setup(("k", "x")),
+    Setup(("k", "s")),
+    Setup(("k", "x"), pauses=1, attempts=2, brief=True),
+    Setup(("k", "d")),
+    Setup(("k", "xx"), pauses=1, attempts=1),
+    Setup(("k", "x"), errors=1, pauses=1, attempts=1),
+    Setup(("kl", "x"), crashes=1, pauses=1, attempts=1),
+    Setup(("k", "x"), restarts=1, pauses=1, attempts=1),
+]
+
+
+def search(setup: Setup) -> None:
+    with without_collector():
+        outcome = complete(setup)
+    print(outcome)
+    assert not outcome.wrong, str(outcome)
+    assert outcome.complete
+
+
+@pytest.mark.parametrize("setup", MOVES, ids=Setup.show)
+def test_a_guest_takes_its_lease_along_and_nobody_gets_between(setup: Setup) -> None:
+    search(setup)
+
+
+@pytest.mark.parametrize("setup", WITH_THE_DAEMON, ids=Setup.show)
+def test_so_it_does_where_the_sanlock_daemon_is_the_rival_or_takes_over(setup: Setup) -> None:
+    search(setup)
+
+
+@pytest.mark.parametrize("setup", CLEAN_UP, ids=Setup.show)
+def test_a_lease_that_was_removed_is_never_had_again(setup: Setup) -> None:
+    search(setup)
