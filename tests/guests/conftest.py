@@ -8,26 +8,44 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests import needs
 
 from .host import PYTHON, Host
 from .lab import Lab, running_lab
 
+ENGINES = ("native", "sanlock")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of a lab runs once with each engine, or with those that the module names in ENGINES."""
+    if "module_lab" in metafunc.fixturenames:
+        module = metafunc.module
+        engines = [engine_of_lab(module.__name__, name) for name in getattr(module, "ENGINES", ENGINES)]
+        metafunc.parametrize("module_lab", engines, indirect=True, scope="module")
+
+
+def engine_of_lab(module: str, engine: str) -> ParameterSet:
+    """Two labs of one module may be up at the same time."""
+    group = pytest.mark.xdist_group(f"{module}-{engine}")
+    return pytest.param(engine, marks=[group, pytest.mark.sanlock] if engine == "sanlock" else [group])
+
 
 @pytest.fixture(scope="module")
 def module_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A guest is ended 8 io_timeouts after the last renewal: 8 s, or as the module's IO_TIMEOUT says."""
+    """All its hosts have the same engine. A guest is ended 8 io_timeouts after the last renewal."""
     needs.require_root()
     needs.require_programs("libvirtd", "virsh", "qemu-system-x86_64", "qemu-img")
     needs.require_programs("ip", "nsenter", "unshare", "pgrep")
     if subprocess.run([PYTHON, "-c", "import click"], check=False, capture_output=True).returncode:
         needs.lacking(f"needs the module click for {PYTHON}")
     base = tmp_path_factory.mktemp("lab")
-    io_timeout = getattr(request.module, "IO_TIMEOUT", 1)
+    engine = request.param
+    io_timeout = getattr(request.module, "IO_TIMEOUT", 1 if engine == "native" else 2)
     count = getattr(request.module, "HOSTS", 2)
     try:
-        with running_lab(base, tmp_path_factory.getbasetemp() / "capabilities", io_timeout, count) as lab:
+        with running_lab(base, tmp_path_factory.getbasetemp() / "capabilities", io_timeout, count, engine) as lab:
             yield lab
     finally:
         shutil.rmtree(base)

@@ -182,8 +182,10 @@ class Lab:
 
 
 @contextmanager
-def running_lab(base: Path, capabilities: Path, io_timeout: int, count: int = 2) -> Iterator[Lab]:
-    lab = Lab(base, capabilities, count, io_timeout)
+def running_lab(
+    base: Path, capabilities: Path, io_timeout: int, count: int = 2, engine: str = "native"
+) -> Iterator[Lab]:
+    lab = Lab(base, capabilities, count, io_timeout, [engine] * count)
     try:
         lab.up()
         yield lab

@@ -66,7 +66,7 @@ class Refused(Exception):
     """Not all leases were to be had; none was kept. `failures`: (what was wanted, why not)."""
 
     def __init__(self, failures: Sequence[tuple[Want, LeaseError]]) -> None:
-        super().__init__()
+        super().__init__("; ".join(str(error) for _, error in failures))
         self.failures = tuple(failures)
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from tests.interop.fight.contender import FAULT, LOST
 from tests.interop.fight.section import Record
 from tests.keeper.hosts import PYTHON, ROOT, Guest, Host
+from tests.leases.rig import eventually
 from tests.sanlock_daemon import SanlockHost, end_with_us
 from vlhook.leases.names import LOCKSPACE_NAME
 from vlhook.leases.sanlockerrors import SanlockError
@@ -197,8 +198,6 @@ class Engine(Party):
 
     process: subprocess.Popen[str]
     log_steps = False
-    lost = False
-    """At the end it had lost its host id, so what it held then is still its own on disk."""
 
     def start(self) -> None:
         steps = str(self.fight.folder / f"{self.name}.steps") if self.log_steps else ""
@@ -228,9 +227,11 @@ class Engine(Party):
         self.stopped([self.process.pid], FAIL + 2)
 
     def stop(self) -> None:
-        status = told_to_stop(self.process)
-        assert status != FAULT, f"{self.name}: see the record"
-        self.lost = status == LOST
+        while (status := told_to_stop(self.process)) != 0:
+            # What it held when it was lost is its own on disk until it comes back, with another generation.
+            assert status == LOST, f"{self.name}: {status}, see the record"
+            self.start()
+            eventually(self.ready, f"{self.name} comes back")
 
     def close(self) -> None:
         end_by(self.process)
@@ -304,9 +305,15 @@ class Daemon(Party):
         self.reset()
 
     def stop(self) -> None:
-        for client in self.clients:
-            assert told_to_stop(client) != FAULT, f"{self.name}: see the record"
+        while any(self._clients_told_to_stop()):
+            self.reset()  # the daemon has lost its host id, and its clients with it
+            self.start()
+
+    def _clients_told_to_stop(self) -> list[int]:
+        statuses = [told_to_stop(client) for client in self.clients]
         self.clients.clear()
+        assert FAULT not in statuses, f"{self.name}: see the record"
+        return statuses
 
     def close(self) -> None:
         for client in self.clients:
