@@ -130,9 +130,8 @@ class Claims:
         tenant = next(iter(entry.tenants.values()))
         owned = lost = None
         try:
-            owned = entry.owned if entry.held else self._until_owned(entry, tenant)
-            if self._finish:
-                owned = self._finish(entry)
+            converted = entry.owned if entry.held else self._until_owned(entry, tenant)
+            owned = self._finish(entry) if self._finish else converted
         except ClaimLost as error:
             lost = error
         except (Abandoned, NotMember):

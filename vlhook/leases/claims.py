@@ -296,10 +296,24 @@ def reassert(lease: Lease, me: Identity, held: Held) -> Steps[Held]:
 
 
 def still_claimed(lease: Lease, me: Identity, geo: Geometry) -> Steps[Standing]:
-    """What a restarted engine finds of a claim that it remembers. Raises ClaimLost."""
+    """What stands on disk of a claim, or of what it was converted to, that is remembered. Raises ClaimLost."""
     own = yield from read_host_sector(lease, geo, me.host_id)
     leader = yield from read_leader(lease, geo)
+    if _daemon_has_begun(me, own, leader):
+        return Held(leader.lver, leader, own.dblock, geo)
     return _standing(lease, me, geo, own, leader)
+
+
+def _daemon_has_begun(me: Identity, own: HostSector, leader: Leader) -> bool:
+    """Has a sanlock daemon of this host, which was asked for what this host owns, not come to the end of it?
+
+    Its ballot is for the next version, without the claim and at first without a value. Nothing of ours
+    is like that: the version before the one that a claim is converted to is another host's.
+    """
+    block = own.dblock
+    theirs = block.lver == leader.lver + 1 and block.mbal > 0 and own.mode == NO_MODE and not block.released
+    empty_or_ours = (block.inp, block.inp2) in ((0, 0), (me.host_id, me.generation))
+    return theirs and empty_or_ours and me.owns(leader) and not leader.free
 
 
 # ------------------------------------------------------------------------------ who runs the guest

@@ -122,7 +122,7 @@ class SanlockEngine:
         """The caller holds the condition."""
         if tenant.key not in self._guests:
             lost = lambda: self._host.lost is not None  # noqa: E731
-            self._guests[tenant.key] = GuestConnection(self._host.client, tenant, lost)
+            self._guests[tenant.key] = GuestConnection(self._host.client, tenant, lost, self._alarm)
         return self._guests[tenant.key]
 
     def _guest_of(self, entry: Entry) -> GuestConnection:

@@ -44,6 +44,7 @@ from .errors import (
 from .files import LeaseFiles
 from .owner import CLOCK_SLACK, dead_seconds
 from .parallel import each
+from .release import Held
 from .sanlockerrors import SanlockError, SanlockNotJoined, SanlockResult
 from .sanlockfiles import SanlockFiles
 from .sanlockguest import GuestConnection, listed
@@ -223,10 +224,13 @@ class DaemonClaims:
     def give_back_claim(self, entry: Entry) -> None:
         """What the daemon does not have, or nothing: nobody knows what a former keeper left."""
         tenant = next(iter(entry.tenants.values()))
+        held: Held | None = None
         while True:
             try:
                 if entry.held and entry.owned:
-                    self._files.give_back(self._host, entry.owned, entry.held, tenant)
+                    # Not as it was converted: a daemon that tried in vain has left a block of its own.
+                    held = held or self._found(entry.owned)
+                    self._files.give_back(self._host, entry.owned, held, tenant)
                 else:
                     self._files.settle(self._host, entry.want)
             except NotMember:
@@ -239,3 +243,10 @@ class DaemonClaims:
                 self._alarm(f"release of lease {entry.want.name}: {error}")
             break
         self._forget([entry])
+
+    def _found(self, owned: Owned) -> Held:
+        """What stands there of what was converted. Raises LeaseError."""
+        found = self._claims.find(self._host, owned)
+        if isinstance(found, Held):
+            return found
+        raise ClaimLost(name=owned.want.name, where=owned.path, why="it is only claimed")

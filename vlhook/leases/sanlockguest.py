@@ -9,7 +9,7 @@ daemon keeps it as an orphan, which the next keeper adopts.
 
 A call that the daemon does not answer in time is waited for: what it was asked
 may still happen, so nothing else is asked meanwhile. The methods block for as
-long as that takes, in threads that may hang.
+long as that takes, in threads that may hang; an alarm tells of it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ class GuestConnection:
     `asked`: leases were asked for, so some may be held.
     """
 
-    def __init__(self, client: SanlockClient, tenant: Tenant, lost: Callable[[], bool]) -> None:
+    def __init__(
+        self, client: SanlockClient, tenant: Tenant, lost: Callable[[], bool], alarm: Callable[[str], None]
+    ) -> None:
         self.tenant = tenant
         self.turn = threading.RLock()
         self.asked = False
         self._client = client
         self._lost = lost
+        self._alarm = alarm
         self._registered: Registered | None = None
 
     def open(self) -> None:
@@ -107,6 +110,7 @@ class GuestConnection:
         try:
             call(registered, time.monotonic() + ANSWER_SECONDS)
         except SanlockNoAnswer as unanswered:
+            self._alarm(f"leases of guest {self.tenant.guest}: {unanswered}; its answer is waited for")
             result = self._late(registered, unanswered)
             if result < 0:
                 raise refusal(words, result, ", ".join(one.name for one in batch)) from None
