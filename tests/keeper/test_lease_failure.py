@@ -74,14 +74,12 @@ def test_storage_that_returns_before_the_limit_changes_nothing_but_warnings(
     assert "signal=" not in host.log_text()
 
 
-@pytest.mark.xdist_group("lease-failure-1")
+@pytest.mark.parametrize("fault", ["hang", "eio", "readonly"])
 @pytest.mark.parametrize(
-    ("fault", "engine"),
+    "engine",
     [
-        ("hang", "native"),
-        ("eio", "native"),
-        ("readonly", "native"),
-        pytest.param("hang", "sanlock", marks=pytest.mark.sanlock),
+        pytest.param("native", marks=pytest.mark.xdist_group("lease-failure-1")),
+        pytest.param("sanlock", marks=[pytest.mark.sanlock, pytest.mark.xdist_group("lease-failure-4")]),
     ],
 )
 def test_only_guests_with_leases_there_are_stopped_and_the_host_comes_back(
