@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import signal
 import threading
@@ -36,8 +37,12 @@ from vlhook.leases.membership import join as join_natively
 from vlhook.leases.names import LOCKSPACE_NAME
 from vlhook.leases.native import NativeEngine
 from vlhook.leases.sanlock import SanlockEngine
+from vlhook.leases.sanlockclient import SanlockClient, StatusLevel
+from vlhook.leases.sanlockerrors import SanlockNoAnswer
 from vlhook.leases.sanlockmembership import DaemonLease, attach, join
 from vlhook.leases.sanlockspace import SanlockSpaceEnding, SanlockSpaceLost, look
+from vlhook.leases.sanlockstate import StateType
+from vlhook.leases.sanlockwire import Config
 
 pytestmark = [pytest.mark.sanlock, pytest.mark.xdist_group("sanlock-engine")]
 N = 1
@@ -465,6 +470,7 @@ def test_a_lockspace_that_fails_runs_the_killpath_and_does_not_end_while_a_guest
             assert lease.overdue() is None, "who damages the record may have taken what it stands for"
             assert not engine.holds(guest, what) or lease.why_not()
             give(engine, guest)
+            until("no connection of ours to be left", lambda: not connections(daemon))
             assert look(daemon.client, LOCKSPACE_NAME).space, "USED holds it"
             with pytest.raises(SanlockSpaceEnding):
                 join(daemon.client, space_of(engines.directory, 5), Cancel(), lambda: False)
@@ -502,3 +508,44 @@ def test_a_daemon_that_dies_is_noticed_and_its_generation_is_over(engines: Engin
         assert again.identity.generation == lease.identity.generation + 1
         again.leave()
         assert not daemon.client.get_lockspaces()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_open_where_joining_or_leaving_fails(engines: Engines) -> None:
+    place, space = lockspace_path(str(engines.directory)), space_of(engines.directory, 6)
+    open_before = files_open(place)
+    with short_directory() as base, SanlockHost("host6.node6", base / "6").start() as daemon:
+        with pytest.raises(SanlockNoAnswer):
+            join(NeverUsed(daemon.socket_path), space, Cancel())
+        assert files_open(place) == open_before
+        lease = join(daemon.client, space, Cancel())
+        lease.start()
+        until("a look of the lease", lambda: lease.latest is not None)
+        assert files_open(place) == open_before + 1
+        daemon.sigstop()
+        try:
+            with pytest.raises(SanlockNoAnswer):
+                lease.leave()
+        finally:
+            daemon.sigcont()
+        until("no connection of ours to be left", lambda: not connections(daemon))
+        assert files_open(place) == open_before
+
+
+class NeverUsed(SanlockClient):
+    """A daemon that does not answer when it is told of USED."""
+
+    def set_config(self, space: str, config: Config, *, deadline: float | None = None) -> None:
+        raise SanlockNoAnswer(path=self.socket_path, command="set config", subject=space, why="a test")
+
+
+def files_open(path: str) -> int:
+    """How often this process has the file open, but for a moment."""
+    links = Path("/proc/self/fd")
+    return min(sum(os.path.realpath(link) == path for link in links.iterdir()) for _ in range(20))
+
+
+def connections(daemon: SanlockHost) -> int:
+    """Those that this process has registered."""
+    items = daemon.client.status(StatusLevel.CLIENTS)
+    return sum(item.type is StateType.CLIENT and item.pid == os.getpid() for item in items)

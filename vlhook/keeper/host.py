@@ -142,6 +142,7 @@ class Host:
         self._log.calm("resume")
         lease.renew_now()
         if lease.lost:
+            lease.close()
             return lease.lost
         self._enter(way, lease)
         self._log.notice("resumed", host_id=self.where.host_id, generation=lease.identity.generation)
@@ -188,10 +189,11 @@ class Host:
 
     def _check_quiet(self) -> None:
         """A write of the former generation that may still land must not meet the new one (safety rules, 12)."""
-        for lease, engine in self._former:
-            if lease.quiet() and engine.quiet():
-                engine.close()
-        self._former = [(lease, engine) for lease, engine in self._former if not (lease.quiet() and engine.quiet())]
+        done = [one for one in self._former if all(part.quiet() for part in one)]
+        for lease, engine in done:
+            engine.close()
+            lease.close()
+        self._former = [one for one in self._former if one not in done]
         if self._former:
             raise FormerIo(directory=self.where.directory)
 
@@ -322,8 +324,7 @@ class Host:
             return None
         lease.give_up(why)
         lease.stop()
-        if engine:
-            self._former.append((lease, engine))
+        self._former += [(lease, engine)] if engine else []
         return OwnTrace(lease.member.record, lease.last_ok.monotonic)
 
     def leave(self, nobody_needs_it: Callable[[], bool], lock: threading.Condition) -> bool:

@@ -114,6 +114,10 @@ class BlockFile:
             os.close(self._fd)
             self._fd = -1
 
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises AreaTooShort (-90) when the file ends before."""
         buffer = _take_buffer(length)

@@ -119,8 +119,8 @@ class HostLease:
         return not self._thread.is_alive()
 
     def same_file(self, file: BlockFile) -> bool:
-        """Is this the lockspace file in which this host's record lies?"""
-        return file.identity()[:2] == self._file.identity()[:2]
+        """Is this the lockspace file in which this host's record lies? No file is, after `close`."""
+        return not self._file.closed and file.identity()[:2] == self._file.identity()[:2]
 
     def _check_place(self) -> None:
         """What is renewed must be what others read: the file that the path names.
@@ -176,6 +176,10 @@ class HostLease:
         if self._thread.ident:
             self._thread.join()
         drive(delta.release(self.member), {LOCKSPACE: self._file}, member=self._check_age)
+        self.close()
+
+    def close(self) -> None:
+        """Free what it has open, when nothing of this membership is under way any more."""
         self._file.close()
 
     def _check_age(self) -> None:

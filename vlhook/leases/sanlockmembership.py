@@ -50,6 +50,7 @@ ANSWER_SECONDS = 3.0
 """How long one exchange with a daemon that works takes at the most."""
 JOIN_POLL_SECONDS = 0.2
 REMOVE_SECONDS = 60.0
+CLOSE_SECONDS = 1.0
 LONGEST_JOIN_SECONDS = 8 * 255 + 60 + 2 * 255 + 30.0
 MIN_IO_TIMEOUT = 2
 """With the daemon's watchdog: one second less and a healthy lockspace is not fed (sanlock companion, 3.1)."""
@@ -117,13 +118,22 @@ class DaemonLease(HostLease):
         self.stop()
         if self._thread.ident:
             self._thread.join()
-        if self.may_let_go():
-            self.let_go()
-        if self.added:
-            with contextlib.suppress(SanlockBusy, SanlockNotJoined):
-                until = time.monotonic() + REMOVE_SECONDS
-                self.client.remove_lockspace(self._lockspace(), only_unused=True, deadline=until)
-        self._close()
+        try:
+            if self.may_let_go():
+                self.let_go()
+            if self.added:
+                with contextlib.suppress(SanlockBusy, SanlockNotJoined):
+                    until = time.monotonic() + REMOVE_SECONDS
+                    self.client.remove_lockspace(self._lockspace(), only_unused=True, deadline=until)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.stop()
+        if self._watcher.ident:
+            self._watcher.join(CLOSE_SECONDS)
+        if not self._watcher.is_alive():  # else the storage holds it up
+            super().close()
 
     # -- USED
 
@@ -139,10 +149,14 @@ class DaemonLease(HostLease):
     # -- looking on
 
     def _run(self) -> None:
-        while not self.lost and not self._stop.is_set():
-            self._turned = time.monotonic()
-            self._look()
-            self._wait()
+        try:
+            while not self.lost and not self._stop.is_set():
+                self._turned = time.monotonic()
+                self._look()
+                self._wait()
+        finally:
+            if self._monitor:
+                self._monitor.close()
 
     def _wait(self) -> None:
         """Until the next turn, or until the daemon hangs up."""
@@ -250,12 +264,6 @@ class DaemonLease(HostLease):
     def _lockspace(self) -> Lockspace:
         return Lockspace(self._name, self.space.host_id, Disk(self.space.where))
 
-    def _close(self) -> None:
-        if self._monitor:
-            self._monitor.close()
-        if not self._watcher.is_alive():
-            self._file.close()
-
 
 # ---------------------------------------------------------------------------- getting in
 
@@ -282,8 +290,12 @@ def join(
         _end_the_old_one(client, state.space, nobody_runs)
     lease = _attach(client, space, _wait_joined(client, space, cancel))
     lease.added = added
-    client.set_config(show_name(space.name), Config.USED_BY_ORPHANS)
-    lease.hold()
+    try:
+        client.set_config(show_name(space.name), Config.USED_BY_ORPHANS)
+        lease.hold()
+    except BaseException:
+        lease.close()
+        raise
     return lease
 
 
