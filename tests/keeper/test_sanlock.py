@@ -15,6 +15,7 @@ from tests.keeper.hosts import PYTHON, ROOT, Guest, Host, hosts, wait_for
 from tests.sanlock_daemon import SanlockHost, direct_leader, direct_resource, short_directory
 from tests.sanlock_daemon import resource as any_resource
 from vlhook.cli.status import lines
+from vlhook.keeper.client import call
 from vlhook.leases import directory
 from vlhook.leases.geometry import FILE
 from vlhook.leases.names import LOCKSPACE_NAME, lease_name
@@ -158,6 +159,82 @@ def test_an_orphan_of_which_nobody_knows_is_kept_while_an_unknown_qemu_runs(pair
     stranger.wait()
     wait_for("its release", lambda: not listed(host))
     wait_for("the end of the alarm", lambda: not alarmed(host, name))
+
+
+def would_start(host: Host, guest: Guest, incoming: bool = False) -> list[str]:
+    """What `vlhook check-start`, or `check-migrate` at the destination, has to say against it."""
+    return list(call(host.run_dir, "check", 60, xml=guest.xml(-1), incoming=incoming)["why"])
+
+
+def may_leave(host: Host, guest: Guest, to: str) -> list[str]:
+    return list(call(host.run_dir, "check-leave", 60, uuid=guest.uuid, guest=guest.name, to=to)["why"])
+
+
+def everything(pair: list[Host]) -> list[object]:
+    """All that a check must leave alone; into the lockspace the daemons write all the time."""
+    files = {path: path.read_bytes() for path in pair[0].leases.iterdir() if path.name != LOCKSPACE_NAME}
+    return [files, *(listed(host) for host in pair), *(host.held() for host in pair)]
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_check_start_says_what_a_start_would_and_touches_nothing(pair: list[Host], tmp_path: Path) -> None:
+    host, other = pair
+    guest, rival = Guest("g", [tmp_path / "a", tmp_path / "b"]), Guest("rival", [tmp_path / "b"])
+    before = everything(pair)
+    assert (would_start(host, guest), would_start(other, guest)) == ([], [])
+    assert everything(pair) == before
+    running(host, guest)
+    before = everything(pair)
+    assert "it runs on this host already" in would_start(host, guest)[0]
+    (here,), (there,) = would_start(host, rival), would_start(other, rival)
+    assert "in use by guest g on this same host" in here
+    assert f"in use by guest g (UUID {guest.uuid}) on host 1" in there
+    assert everything(pair) == before
+    assert here in host.start(rival)[1]
+    assert there in other.start(rival)[1]
+    host.stop(guest)
+    host.wait_empty()
+    assert (would_start(host, rival), would_start(other, rival)) == ([], [])
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_check_start_knows_what_the_daemon_has_for_others_of_this_host(pair: list[Host], tmp_path: Path) -> None:
+    """On disk it looks like our own."""
+    host, guest = pair[0], Guest("g", [tmp_path / "a"])
+    name = lease_name(guest.disks[0].encode())
+    path = direct_resource(host.leases / name, name, space=LOCKSPACE_NAME)
+    stranger = host.run_qemu(Guest("stranger", []))
+    with daemon_of(host).holder() as holder:
+        holder.acquire(any_resource(path, name, PERSISTENT, LOCKSPACE_NAME))
+        (why,) = would_start(host, guest)
+        assert f"pid {holder.pid}" in why
+        assert why in host.start(guest)[1]
+    wait_for("the orphan", lambda: listed(host) == {(name, "orphan")})
+    assert "from an earlier vlhookd" in would_start(host, guest)[0]
+    stranger.kill()
+    stranger.wait()
+    wait_for("its release", lambda: not listed(host))
+    assert would_start(host, guest) == []
+
+
+@pytest.mark.xdist_group("sanlock-keeper-1")
+def test_check_migrate_says_on_either_side_whether_the_guest_may_move(pair: list[Host], tmp_path: Path) -> None:
+    source, host = pair
+    guest, other = Guest("mover", [tmp_path / "a"]), Guest("other", [tmp_path / "b"])
+    running(source, guest, other)
+    wait_for("the other host to be seen alive", lambda: not may_leave(source, guest, "2"))
+    before = everything(pair)
+    assert "no host 9 is in the lockspace" in may_leave(source, guest, "9")[0]
+    assert "does not run on this host" in may_leave(host, guest, "1")[0]
+    assert would_start(host, guest, incoming=True) == []
+    changed = Guest("mover", other.disks)
+    changed.uuid = guest.uuid
+    assert "in use by guest other" in would_start(host, changed, incoming=True)[0]
+    assert "it runs on this host already" in would_start(source, guest, incoming=True)[0]
+    assert everything(pair) == before
+    for one in (guest, other):
+        source.stop(one)
+    source.wait_empty()
 
 
 @pytest.mark.xdist_group("sanlock-keeper-1")

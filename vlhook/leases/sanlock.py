@@ -29,6 +29,7 @@ from .sanlockerrors import SanlockError, SanlockNotHeld, SanlockResult
 from .sanlockfiles import SanlockFiles
 from .sanlockfinding import NOTICE_SECONDS, POLL_SECONDS, Finding, foreign
 from .sanlockguest import GuestConnection, listed
+from .sanlockjudging import with_daemon
 from .sanlockmembership import DaemonLease
 from .sanlockstate import HeldLease
 from .sanlocktaking import Taking
@@ -58,7 +59,8 @@ class SanlockEngine:
         self.claims = self.moves.claims
         self._taking = Taking(host, self._files, on_alarm)
         self._finding = Finding(host, self._files, on_alarm, self._held_by_us, self.moves.find)
-        self.judge = Judging(host, files, self._workers, foreign, self._changed, self._conflict).judge
+        judge = Judging(host, files, self._workers, foreign, self._changed, self._conflict).judge
+        self.judge = with_daemon(judge, host.client)
 
     def identity(self) -> Identity | None:
         return self._host.identity

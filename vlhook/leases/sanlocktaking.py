@@ -21,7 +21,6 @@ from .errors import (
     Cleared,
     FileReplaced,
     HeldByOther,
-    HeldHere,
     InDoubtHere,
     LeaseError,
     NotCreated,
@@ -39,6 +38,7 @@ from .sanlockerrors import (
 )
 from .sanlockfiles import SanlockFiles
 from .sanlockguest import GuestConnection, listed
+from .sanlockjudging import in_the_way
 from .sanlockmembership import DaemonLease
 from .sanlockwire import BATCH
 
@@ -151,13 +151,9 @@ class Taking:
             except LeaseError as error:
                 failures.append((want, error))
                 continue
-            for one in found:
-                if one.orphan:
-                    why = "sanlock has it from an earlier vlhookd"
-                    failures.append((want, InDoubtHere(name=want.name, guest="?", doing="given back", why=why)))
-                elif not (one.shared and want.shared):
-                    guest = f"with pid {one.pid}, which has it from sanlock directly,"
-                    failures.append((want, HeldHere(name=want.name, guest=guest, tenants=())))
+            why = in_the_way(want, found)
+            if why:
+                failures.append((want, why))
         return failures
 
     def _look(self, batch: Sequence[Entry]) -> Failures:
