@@ -7,8 +7,9 @@ from .check import FAIL, GOOD, NOTE, WARN, Check, Finding, Host
 from .guests import GUESTS
 from .host import HOST
 from .libvirt import LIBVIRT
+from .sanlock import SANLOCK
 from .storage import STORAGE
 
-CHECKS: tuple[Check, ...] = (*HOST, *STORAGE, *LIBVIRT, *GUESTS)
+CHECKS: tuple[Check, ...] = (*HOST, *STORAGE, *SANLOCK, *LIBVIRT, *GUESTS)
 
 __all__ = ["CHECKS", "FAIL", "GOOD", "NOTE", "WARN", "Check", "Finding", "Host"]

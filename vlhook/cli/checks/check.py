@@ -13,6 +13,7 @@ from ...config import settings
 from ...config.settings import Settings
 from ...errors import VlhookError
 from ...keeper.client import call
+from ...leases.sanlockclient import default_socket
 
 GOOD, NOTE, WARN, FAIL = "good", "note", "warn", "fail"
 PROGRAM_SECONDS = 5.0
@@ -46,6 +47,7 @@ class Host:
     libvirt_run_dir: Path = Path("/run/libvirt")
     proc_dir: str = "/proc"
     root: Path = Path("/")
+    sanlock_socket: str = field(default_factory=default_socket)
     _status: dict[str, Any] = field(default_factory=dict)
     _why: str = ""
 
