@@ -46,7 +46,10 @@ ENGINES = ["native", pytest.param("sanlock", marks=pytest.mark.sanlock)]
 
 
 class Guest:
-    """A guest with these disks; `disks` are paths, `shared` those that are shareable."""
+    """A guest with these disks; `disks` are paths, `shared` those that are shareable.
+
+    `program`: what its QEMU runs, if it is to do more than wait.
+    """
 
     def __init__(self, name: str, disks: Sequence[object], shared: Sequence[object] = (), more: str = "") -> None:
         self.name = name
@@ -54,6 +57,7 @@ class Guest:
         self.disks = [str(d) for d in disks]
         self.shared = [str(d) for d in shared]
         self.more = more
+        self.program = ""
 
     def xml(self, number: int) -> str:
         disks = "".join(
@@ -205,7 +209,7 @@ class Host:
         return 0, ""
 
     def run_qemu(self, guest: Guest, stubborn: bool = False, more: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        code = STUBBORN if stubborn else STAND_IN
+        code = guest.program or (STUBBORN if stubborn else STAND_IN)
         command = ["qemu-system-x86_64", "-c", code, "-name", f"guest={guest.name}", "-uuid", guest.uuid, *more]
         qemu = subprocess.Popen(command, executable=PYTHON, stdin=subprocess.DEVNULL)
         line = Path(f"/proc/{qemu.pid}/cmdline")

@@ -5,19 +5,27 @@ USED is set when the host joins and before each guest gets leases; it is taken b
 only when no guest of the table holds leases and a scan finds no QEMU that the table
 does not know. The same look finds orphans of guests of which the keeper knows
 nothing: they are given back only when no such QEMU runs. Else there is an alarm.
+
+A lockspace that has failed is ended as soon as nobody runs, whatever the storage does:
+else the daemon's watchdog would reset a host whose guests were ended in time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Optional
 
 from ..leases.errors import LeaseError
 from ..leases.sanlock import SanlockEngine
-from ..leases.sanlockmembership import DaemonLease
+from ..leases.sanlockclient import SanlockClient
+from ..leases.sanlockending import end_failed
+from ..leases.sanlockerrors import SanlockUnreachable
+from ..leases.sanlockmembership import ANSWER_SECONDS, DaemonLease
 from .host import Host
 from .log import Log
+from .natively import NAME as NATIVE
 from .qemu import Processes
 from .state import Incarnation
 from .table import Table
@@ -68,6 +76,8 @@ class Used:
 
     def _turn(self) -> None:
         lease, engine = self._host.lease, self._host.engine
+        if lease is None:
+            self._end_failed()
         if not isinstance(lease, DaemonLease) or not isinstance(engine, SanlockEngine) or lease.why_not():
             self._log.calm("strays")
             return
@@ -82,6 +92,15 @@ class Used:
             if nobody and still and self._let_go is not lease:
                 lease.let_go()
                 self._let_go = lease
+
+    def _end_failed(self) -> None:
+        host = self._host
+        if host.where.engine == NATIVE or host.aside or not self.taken_over or host.taking_over:
+            return
+        with self._lock, contextlib.suppress(SanlockUnreachable):
+            # A guest that comes meanwhile is in the table before it asks for USED, for which it needs the lock.
+            if end_failed(SanlockClient(timeout=ANSWER_SECONDS), host.where.space(), self.nobody_runs):
+                self._log.notice("lockspace-ends", why="it has failed, and no guest of this host is left")
 
     def _mend(self, engine: SanlockEngine) -> None:
         for tenant in engine.broken():

@@ -31,6 +31,7 @@ from .errors import Abandoned, LeaseError, LockspaceLost
 from .membership import HostLease, Renewal
 from .records import show_name
 from .sanlockclient import SanlockClient
+from .sanlockending import end
 from .sanlockerrors import SanlockBusy, SanlockNoAnswer, SanlockNotJoined, SanlockUnreachable
 from .sanlockregistered import Registered
 from .sanlockspace import (
@@ -340,14 +341,7 @@ def _end_the_old_one(client: SanlockClient, found: SpaceState, nobody_runs: Call
     if not nobody_runs():
         why = f"{found.trouble()}, and a QEMU process runs of which vlhookd knows nothing"
         raise SanlockSpaceEnding(space=name, why=why)
-    deadline = time.monotonic() + ANSWER_SECONDS
-    orphans = [one.resource for one in client.leases(deadline) if one.orphan and one.resource.space == name]
-    if orphans:
-        with client.register(deadline) as registered:
-            for orphan in orphans:
-                registered.release_orphan(orphan, deadline=deadline)
-    if found.used:
-        client.set_config(name, Config.UNUSED, deadline=deadline)
+    end(client, found)
     raise SanlockSpaceEnding(space=name, why=found.trouble())
 
 
