@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -397,6 +398,80 @@ def test_a_daemon_that_never_answers_is_told_and_blocks_nothing(one: Host, tmp_p
     daemon_of(one).start()
     one.wait_joined(90)
     assert one.start(guest) == (0, "")
+
+
+@pytest.mark.xdist_group("sanlock-keeper-5")
+def test_whatever_is_asked_while_the_daemon_hangs_is_answered_and_is_done_when_it_goes_on(tmp_path: Path) -> None:
+    """Shorter than the 8 io_timeouts that guests have."""
+    with hosts(tmp_path, 1, engine="sanlock", io_timeout=10) as (host,):
+        guest, other = Guest("g", [tmp_path / "a"]), Guest("h", [tmp_path / "b"])
+        (qemu,) = running(host, guest)
+        daemon_of(host).sigstop()
+        try:
+            status, line = host.start(other)
+            assert (status, "did not answer" in line) == (1, True), line
+            assert "did not answer" in would_start(host, other)[0]
+            wait_for("the alarm", lambda: alarmed(host, "did not answer"))
+            assert "did not answer" in command(host, "status").stdout
+            found = command(host, "doctor", "sanlock", "--config-dir", str(host.dir / "etc"))
+            assert (found.returncode, "did not answer" in " ".join(found.stdout.split())) == (1, True), found
+            assert qemu.poll() is None
+            host.stop(guest)
+            assert host.phases() == {guest.name: "ending"}, "its lease is not known to be given back"
+            status, line = host.start(guest)
+            assert status == 1, line
+        finally:
+            daemon_of(host).sigcont()
+        host.wait_empty(60)
+        wait_for("the leases to be given back", lambda: not listed(host), 60)
+        for one in (guest, other):
+            assert host.start(one) == (0, "")
+            host.stop(one)
+
+
+@pytest.mark.xdist_group("sanlock-keeper-5")
+@pytest.mark.parametrize("guests", [0, 1])
+def test_a_keeper_is_stopped_while_the_daemon_hangs_and_the_next_goes_on(tmp_path: Path, guests: int) -> None:
+    with hosts(tmp_path, 1, engine="sanlock", io_timeout=10) as (host,):
+        generation = host.generation()
+        for number in range(guests):
+            running(host, Guest(f"g{number}", [tmp_path / str(number)]))
+        held = host.held()
+        daemon_of(host).sigstop()
+        assert host.keeper
+        # With guests SIGTERM is refused; a service manager restarts with SIGHUP.
+        host.keeper.send_signal(signal.SIGHUP if guests else signal.SIGTERM)
+        assert host.keeper.wait(60) == 0
+        host.start_keeper()
+        wait_for("the next keeper to answer", host.status, 60)
+        daemon_of(host).sigcont()
+        host.wait_joined(90)
+        assert host.held() == held
+        assert host.generation() == generation
+
+
+@pytest.mark.xdist_group("sanlock-keeper-5")
+def test_a_keeper_that_cannot_join_as_the_daemon_hangs_says_so_and_can_be_stopped(tmp_path: Path) -> None:
+    (tmp_path / "leases").mkdir()
+    host = Host(tmp_path, 1, tmp_path / "leases", engine="sanlock")
+    try:
+        daemon_of(host).start().sigstop()
+        host.start_daemons()
+        wait_for("the reason", lambda: "did not answer" in host.status().get("membership", {}).get("why", ""), 60)
+        status, line = host.start(Guest("g", [tmp_path / "a"]))
+        assert (status, "did not answer" in line) == (1, True), line
+        assert host.keeper
+        host.keeper.send_signal(signal.SIGTERM)
+        assert host.keeper.wait(60) == 0
+    finally:
+        host.down()
+
+
+def command(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of vlhook's on this host."""
+    line = [PYTHON, "-m", "vlhook.cli", *words, "--run-dir", str(host.run_dir)]
+    environment = {**os.environ, **host.environment}
+    return subprocess.run(line, check=False, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
 
 
 @pytest.mark.xdist_group("sanlock-keeper-4")
