@@ -11,7 +11,8 @@ Fails closed where a guest is about to run or to come in: prepare, start and
 migrate (and started, where libvirt's sanlock plugin takes leases) exit with 1
 and one line on standard error unless the keeper has said yes. At every other
 event a failure is not a reason to harm a guest: it is said on standard error,
-which libvirt drops, and the exit status is 0. Nothing is ever printed on
+which libvirt drops, and the exit status is 0. A release that was not answered is
+left as a note for the next keeper: nothing else proves that a start is over. Nothing is ever printed on
 standard output, which libvirt would take for XML, except the XML of an
 incoming guest with the keeper's token (safety rules, 16).
 """
@@ -59,33 +60,39 @@ def main(argv: list[str]) -> int:
     if (operation, suboperation) == STARTED and not _defers():
         return 0
     extra = argv[4] if len(argv) > 4 else "-"
+    run_dir, xml = _run_dir(), b""
     try:
-        return _ask(guest, operation, suboperation, extra)
+        deadline = time.monotonic() + _deadline(run_dir)
+        xml = _standard_input(deadline)
+        return _ask(run_dir, deadline, (guest, operation, suboperation, extra), xml)
     except (OSError, WireError, ValueError) as error:
-        return _failed(guest, operation, error)
+        return _failed(guest, operation, error, _noted(run_dir, guest, xml) if operation == "release" else "")
 
 
-def _failed(guest: str, operation: str, error: Exception) -> int:
+def _noted(run_dir: bytes, guest: str, xml: bytes) -> str:
+    """Leave the release as a note for a keeper; what is to be said of that."""
+    try:
+        from .keeper.releasenote import leave  # only who gets no answer pays for it
+
+        return " by the note that was left" if leave(run_dir, _bytes(guest), xml) else ""
+    except Exception as error:  # whatever it is, this event must not fail
+        why = getattr(error, "strerror", None) or str(error)
+        return f", but not of a start that has failed: no note could be left ({why})"
+
+
+def _failed(guest: str, operation: str, error: Exception, noted: str) -> int:
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if operation in CLOSED:
         what, again = ("taken in", "migrate it") if operation == "migrate" else ("started", "start the guest")
         text = f"vlhook: guest {guest} is not {what}: no answer from vlhookd ({why})"
         return _say(1, f"{text}; check 'systemctl status vlhookd', then {again} again")
-    return _say(0, f"vlhook: guest {guest}: {operation}: no answer from vlhookd ({why}); it finds out by itself")
+    text = f"{operation}: no answer from vlhookd ({why}); it finds out by itself{noted}"
+    return _say(0, f"vlhook: guest {guest}: {text}")
 
 
-def _ask(guest: str, operation: str, suboperation: str, extra: str) -> int:
-    run_dir = _run_dir()
-    deadline = time.monotonic() + _deadline(run_dir)
-    xml = _standard_input(deadline)
-    fields = [
-        _bytes(guest),
-        _bytes(operation),
-        _bytes(suboperation),
-        _bytes(extra),
-        b"%d" % posix.getppid(),
-        xml,
-    ]
+def _ask(run_dir: bytes, deadline: float, event: tuple[str, str, str, str], xml: bytes) -> int:
+    operation = event[1]
+    fields = [*map(_bytes, event), b"%d" % posix.getppid(), xml]
     connection = socket(AF_UNIX, SOCK_STREAM)
 
     def receive(size: int) -> bytes:
@@ -106,6 +113,8 @@ def _ask(guest: str, operation: str, suboperation: str, extra: str) -> int:
             raise ValueError("the grant was taken back")
     if status == 0 and operation == "migrate":
         _print(answer[2])
+    if status and operation == "release":
+        raise ValueError(line)
     if operation not in CLOSED:
         status = 0  # whatever it was, at these events a refusal would only harm the guest
     return _say(status, line) if line else status

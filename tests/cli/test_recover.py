@@ -93,7 +93,7 @@ def test_a_keeper_that_does_not_start_over_damaged_state_starts_after_it(tmp_pat
         assert one.hook("web", "prepare", "begin", "-", xml=guest.xml(1)).returncode == 0
         one.kill_keeper()
         (record,) = (one.run_dir / "guests").iterdir()
-        record.write_bytes(b"0" + record.read_bytes()[1:])
+        record.write_bytes(b"x" + record.read_bytes()[1:])
         one.start_keeper()
         keepers.wait_for("the keeper to say so", lambda: "damaged" in str(one.status().get("alarms", "")))
         one.kill_keeper()

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.guard.rig import Rig, died_of
-from vlhook.guard.ending import KILL, TERM, WAIT, stage
+from vlhook.guard.ending import COMPLAIN_SECONDS, KILL, TERM, WAIT, Endings, stage
+from vlhook.guard.limit import Limit
+from vlhook.guard.table import Guest, Table
 from vlhook.guardclient import GuardRefused
 from vlhook.lastok import PAGE_SIZE, Page
 
@@ -301,3 +303,41 @@ def test_a_fault_in_the_state_directory_does_not_stop_the_killing(rig: Rig) -> N
     rig.renew(80)
     assert died_of(qemu) == signal.SIGTERM
     rig.expect("not-saved")
+
+
+class Protected:
+    """A process that the guard may not kill at first."""
+
+    pid, start, key = 4242, 1, (4242, 1)
+
+    def __init__(self) -> None:
+        self.sent: list[signal.Signals] = []
+
+    def gone(self) -> bool:
+        return False
+
+    def send(self, number: signal.Signals) -> bool:
+        self.sent.append(number)
+        if len(self.sent) == 1:
+            raise PermissionError(1, "Operation not permitted")
+        return True
+
+
+def test_a_sigkill_that_was_refused_is_sent_again_and_said_each_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    table = Table(str(tmp_path / "list"), "boot")
+    guest, process = Guest("u", "g", 0, 1, 1), Protected()
+    guest.add(process)  # type: ignore[arg-type]
+    limit = Limit(str(tmp_path / "page"), lambda *_, **__: None)
+    endings = Endings(table, limit, 20, lambda _, what, **__: said.append(what))
+    endings.doom(guest, 30, "the test says so")
+    endings.end(guest)
+    endings.end(guest)
+    assert process.sent == [signal.SIGKILL]
+    assert said == ["expired", "not-signalled"]
+    (target,) = guest.targets.values()
+    for _ in range(2):
+        target.complained -= COMPLAIN_SECONDS
+        endings.end(guest)
+    assert process.sent == 3 * [signal.SIGKILL]
+    assert said[2:] == 2 * ["signalled", "does-not-die"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ import pytest
 from tests.keeper.hosts import Guest, Host, hosts, wait_for
 from vlhook.errors import VlhookError
 from vlhook.keeper.client import call
+from vlhook.keeper.follow import Follow
+from vlhook.keeper.log import Log
+from vlhook.keeper.state import ACQUIRING, RUNNING, Caller, Incarnation, StateStore
+from vlhook.keeper.table import Table
+from vlhook.leases.engine import Owned, Refused, Tenant, Want
+from vlhook.leases.errors import Timeout
 from vlhook.leases.names import lease_name
 
 pytestmark = pytest.mark.xdist_group("follow")
@@ -194,3 +201,42 @@ def test_a_call_without_a_guest_is_refused_in_one_line(pair: list[Host], argumen
     with pytest.raises(VlhookError):
         call(pair[0].run_dir, "follow", **arguments)
     assert pair[0].joined()
+
+
+class Unconfirmed:
+    """An engine whose storage refuses a lease; whether what was begun is undone, it says when asked to release it."""
+
+    undone = False
+
+    def acquire(self, _tenant: Tenant, wants: Sequence[Want], *_: object) -> list[Owned]:
+        raise Refused([(want, Timeout(name=want.name, seconds=1.0, why="the storage is slow")) for want in wants])
+
+    def release(self, *_: object) -> bool:
+        return self.undone
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_refused_lease_stays_wanted_for_a_successor_until_its_attempt_is_undone(tmp_path: Path, undone: bool) -> None:
+    """Nobody else would clean up after it when this keeper dies; what is undone is not wanted any more."""
+    store = StateStore(tmp_path / "run", tmp_path / "lib", "boot")
+    store.prepare()
+    table, engine = Table(store), Unconfirmed()
+    engine.undone = undone
+    life = Incarnation("u", "g", 1, Caller(1, 1), table.next_sequence(), ACQUIRING, 1)
+    table.put(life, ACQUIRING)
+    table.put(life, RUNNING)
+    lease = {
+        "name": lease_name(b"/d"), "lockspace": "", "shared": False, "source": "/d", "path": "", "offset": 0,
+        "kind": "disk", "targets": ["vda"],
+    }  # fmt: skip
+    needed = {"uuid": "u", "name": "g", "leases": [lease], "writable_paths": [], "devices": {}, "chain": []}
+    host = SimpleNamespace(engine=engine, why_not=lambda: None, where=SimpleNamespace(directory=str(tmp_path)))
+    follow = Follow(
+        table=table, host=host, needs=SimpleNamespace(of=lambda *_: needed), log=Log("test"),
+        watch_guest=lambda life: None, rebind=lambda life: None,
+        deferrals=SimpleNamespace(follow=lambda life, leases, attach: leases),
+    )  # type: ignore[arg-type]  # fmt: skip
+    answer = follow.attach({"xml": "<domain/>"})
+    assert answer["state"] == "undecided"
+    (left,) = store.load_guests()
+    assert [want.name for want in left.wants] == ([] if undone else [lease["name"]])

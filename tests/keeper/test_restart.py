@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -54,6 +55,25 @@ def test_a_guest_that_ended_while_the_keeper_was_dead_is_released(one: Host, tmp
     one.end_qemu(guest)
     one.start_keeper()
     one.wait_empty()
+
+
+@pytest.mark.xdist_group("restart-1")
+def test_a_release_that_comes_before_the_former_state_was_read_is_not_lost(one: Host, tmp_path: Path) -> None:
+    """Answered from an empty table it would be, and nothing else ends a start whose QEMU never came."""
+    guest = Guest("g", [tmp_path / "a"])
+    for operation in ("prepare", "start"):
+        assert one.hook("g", operation, "begin", "-", xml=guest.xml(3)).returncode == 0
+    one.kill_keeper()
+    (path,) = (one.run_dir / "guests").iterdir()
+    state = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # the keeper reads no further until it gets what is in there
+    one.start_keeper()
+    one.after_end(guest)
+    path.write_bytes(state)
+    wait_for("its start to be known", lambda: "resumed" in one.log_text(), 60)
+    one.wait_empty(60)
+    assert "guest-ends guest=g" in one.log_text()
 
 
 @pytest.mark.xdist_group("restart-1")

@@ -75,8 +75,10 @@ REFUSALS = {
     ),
     "VLH-R013": Entry(
         "libvirt told the hook about the end or the reconnection of a guest, and vlhookd did not answer. Nothing is "
-        "lost: the keeper watches the guest's process itself.",
-        "See that vlhookd runs: 'systemctl status vlhookd'.",
+        "lost: the keeper watches the guest's process itself. What it cannot see is that a start has failed before "
+        "there was a process; of that it finds a note in /run/vlhook/released. If the message says that none could be "
+        "left, the leases of a start that failed just then are kept, and an alarm tells of it later (VLH-A011).",
+        "See that vlhookd runs: 'systemctl status vlhookd'. If no note could be left, check the space of /run.",
         "{}: no answer from vlhookd ({}); it finds out by itself",
     ),
     "VLH-R014": Entry(
@@ -137,8 +139,8 @@ REFUSALS = {
     ),
     "VLH-A011": Entry(
         "libvirt was allowed to start the guest minutes ago, and there is no QEMU. Another hook script may still be at "
-        "work; or the start failed while vlhookd was away, so that it was not told. A host that has lost its own lease "
-        "does not join anew as long as that is not settled.",
+        "work; or the start failed while vlhookd was away, and libvirt's hook was killed or could leave no note of it "
+        "(/run was full). A host that has lost its own lease does not join anew as long as that is not settled.",
         "See 'virsh domstate GUEST'. If it is shut off, start it on this host again, or restart libvirtd: then its "
         "leases are given back.",
         "guest {} was let through to its start and no QEMU has appeared since; its leases are kept",

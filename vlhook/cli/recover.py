@@ -16,6 +16,7 @@ import click
 from .. import processes as proc
 from ..errors import VlhookError
 from ..keeper.client import call
+from ..keeper.releasenote import FOLDER
 from ..keeper.state import StateStore
 from .common import run_dir_option
 from .hostid import state_dir_option
@@ -149,7 +150,8 @@ class Scene:
 
     def left_overs(self) -> list[Path]:
         names = ["membership", "cleaning"]
-        found = [self._run_dir / name for name in names] + sorted((self._run_dir / "guests").glob("*"))
+        found = [self._run_dir / name for name in names]
+        found += [path for folder in ("guests", FOLDER) for path in sorted((self._run_dir / folder).glob("*"))]
         return [path for path in [*found, self._state_dir / "joined"] if path.exists()]
 
     def remove(self) -> None:

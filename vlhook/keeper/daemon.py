@@ -34,6 +34,7 @@ from .identity import as_noted, host_identity, this_machine
 from .incoming import Tokens
 from .log import Log
 from .metrics import Measured, Metrics
+from .missed import MissedReleases
 from .moves import Moves
 from .needs import Needs
 from .opened import Opened
@@ -136,6 +137,7 @@ class Keeper:
             default_policy=settings.on_lockfailure, tokens=Tokens(options.config_dir / "qemu"),
             left_behind=self.moves.look_after, log=self.log,
         )  # fmt: skip
+        self.watcher.missed = MissedReleases(self.store.released, self.processes, self.gates.release, self.log).look
         adoptions = Adoptions(
             table=self.table, host=self.host, protector=self.protector, needs=self.needs,
             processes=self.processes, endings=self.endings, watch_guest=self.guarding.watch, bound=self.guarding.bound,

@@ -38,6 +38,7 @@ LOOK_SECONDS = 5.0
 NEVER = 1 << 63
 UNSUPPORTED_POLICIES = ("ignore", "restart")
 CLOSED = ("migrate", "prepare", "start", "started")
+REFUSED = (*CLOSED, "release")
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,16 @@ class Gates:
         self._log = log
 
     def handle(self, call: HookCall) -> Verdict:
-        """The verdict on one hook call. Fails closed at migrate, prepare and start; never raises VlhookError."""
+        """The verdict on one hook call. Fails closed at migrate, prepare and start; never raises VlhookError.
+
+        A release that failed is refused, too: then the hook leaves a note of it.
+        """
         acts = {
             ("migrate", "begin"): self._migrate,
             ("prepare", "begin"): self._prepare,
             ("start", "begin"): self._start,
             ("started", "begin"): self._started,
-            ("release", "end"): self._release,
+            ("release", "end"): self.release,
             ("reconnect", "begin"): self._reconnect,
         }
         act = acts.get((call.operation, call.suboperation))
@@ -126,8 +130,8 @@ class Gates:
         except (VlhookError, LeaseError) as error:
             closed = call.operation in CLOSED
             self._log.error(call.operation, guest=call.guest, error=error)
-            line = messages.plain(call.guest, str(error), call.operation) if closed else ""
-            return Verdict(status=1 if closed else 0, line=line)
+            line = messages.plain(call.guest, str(error), call.operation) if closed else messages.one_line(str(error))
+            return Verdict(status=int(call.operation in REFUSED), line=line)
 
     # -- before the first gate
 
@@ -310,7 +314,8 @@ class Gates:
         self._deferrals.started(call.guest, call.caller, call.deadline)
         return OK
 
-    def _release(self, call: HookCall) -> Verdict:
+    def release(self, call: HookCall) -> Verdict:
+        """libvirt says that the guest has ended. Raises VlhookError and LeaseError."""
         guest = self._reader.parse(call.xml, {**self._options, "identity_only": True}, call.deadline)
         uuid = guest["uuid"]
         with self._table.one_request(uuid, call.guest, call.deadline):

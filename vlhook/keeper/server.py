@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VlhookError
-from .gates import CLOSED, HookCall, Verdict
+from .gates import REFUSED, HookCall, Verdict
 from .log import Log
 from .metrics import Handler
 from .qemu import Processes
@@ -155,7 +155,7 @@ class Server:
             deadline=arrived + self._hook_deadline - min(ANSWER_MARGIN, self._hook_deadline / 4),
             gone=lambda: _hung_up(connection),
         )
-        verdict = Verdict(int(operation in CLOSED), "vlhook: a fault in the keeper; see its log")
+        verdict = Verdict(int(operation in REFUSED), "vlhook: a fault in the keeper; see its log")
         try:
             verdict = self._gates.handle(call)
         finally:

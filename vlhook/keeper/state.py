@@ -3,8 +3,9 @@
 
     membership      host id, generation, host name, the record we last wrote, last_ok
     guests/UUID…    one file an incarnation: what it wants, what it holds, how far it got
+    released/UUID…  what the hook left where libvirt released an incarnation and no keeper answered (`releasenote.py`)
 
-Each file is one line of checksum and one JSON object, replaced whole by
+Each file of the first two is one line of checksum and one JSON object, replaced whole by
 rename(2). A file that does not check out is never guessed at: StateDamaged
 (safety rules, 6). In the state directory, which outlives reboots, `joined`
 says in which boot this host last joined, so that a lost run directory is
@@ -27,6 +28,7 @@ from ..errors import VlhookError
 from ..leases.clock import Moment
 from ..leases.engine import Owned, Tenant, Want
 from ..leases.records import Leader
+from .releasenote import FOLDER
 
 ACQUIRING = "acquiring"
 GRANTED = "granted"
@@ -129,12 +131,15 @@ class StateStore:
     def __init__(self, run_dir: Path, state_dir: Path, boot_id: str) -> None:
         self._run = run_dir
         self._guests = run_dir / "guests"
+        self.released = run_dir / FOLDER
         self._joined = state_dir / "joined"
         self.lockspace_note = state_dir / "lockspace"
         self._boot_id = boot_id
 
     def prepare(self) -> None:
         self._guests.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.released.mkdir(mode=0o700, exist_ok=True)
+        self._forget_old_releases()
         self._joined.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # -- the host
@@ -185,6 +190,13 @@ class StateStore:
 
     def forget_guest(self, life: Incarnation) -> None:
         _remove(self._guests / life.key)
+        _remove(self.released / life.key)
+
+    def _forget_old_releases(self) -> None:
+        for path in self.released.iterdir():
+            uuid, _, rest = path.name.partition(".")
+            if not (self._guests / f"{uuid}.{rest.partition('.')[0]}").exists():
+                _remove(path)
 
     def load_guests(self) -> list[Incarnation]:
         """All incarnations, the oldest first."""

@@ -47,6 +47,7 @@ class Watcher:
         self._processes = processes
         self._endings = endings
         self._bound = bound
+        self.missed: Callable[[Incarnation], None] = lambda life: None
         self._log = log
         self._selector = selectors.DefaultSelector()
         self._watched: dict[str, Process] = {}
@@ -115,6 +116,8 @@ class Watcher:
         for life in self._table.all():
             if life.key in self._watched or life.phase == ENDING:
                 continue
+            if thoroughly and life.phase in (PREPARED, STARTING):
+                self.missed(life)
             if life.phase == RUNNING:
                 waiting = not self._watch_again(life) or waiting
             elif life.phase == STARTING:
@@ -154,7 +157,7 @@ class Watcher:
         elif thoroughly and (life.released or not self._processes.caller_alive(life.caller)):
             self._collect_orphan(life)
         elif thoroughly and (ticks_now() - life.born) / TICKS_PER_SECOND >= STARTING_SECONDS:
-            # Only libvirt knows whether the start is over; its release may have met no keeper.
+            # Only libvirt knows whether the start is over; the hook may have been killed, or could leave no note.
             name = life.guest
             text = f"guest {name} was let through to its start and no QEMU has appeared since; its leases are kept"
             text += "; if libvirt has given it up, start it here again"

@@ -369,7 +369,6 @@ class Keeper(Party):
         self.host = GuestHost(fight, host_id)
         self._guests = threading.Thread(target=self._run_guests)
         self._numbers = itertools.count(1)
-        self._refused: list[Guest] = []
         self.fault: BaseException | None = None
         self.up = threading.Event()
 
@@ -445,7 +444,6 @@ class Keeper(Party):
         guest = Guest(name, [] if shared else disks, disks if shared else [])
         status, _ = host.start(guest)
         if status:
-            self._refused.append(guest)
             return
         self.fight.over.wait(self.chance.random() * (4.0 if self.chance.random() < 0.2 else 0.2))
         host.stop(guest)
@@ -454,10 +452,6 @@ class Keeper(Party):
         self._guests.join()
         if self.fault:
             raise self.fault
-        known = self.host.phases()
-        for guest in self._refused:
-            if guest.name in known:
-                self.host.after_end(guest)  # its release met no keeper
         self.host.wait_joined(DEAD + 60)
         self.host.wait_empty(60)
 
