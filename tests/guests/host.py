@@ -97,6 +97,11 @@ class Host:
         self._pids: dict[str, int] = {}
         self._install(io_timeout)
 
+    @property
+    def known_as(self) -> str:
+        """The name by which other hosts speak of it: which is in the record that its engine writes."""
+        return self.name if self.engine == "native" else f"s{self.number}"
+
     # -- what is on its disk
 
     def _install(self, io_timeout: int) -> None:

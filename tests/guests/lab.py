@@ -145,7 +145,11 @@ class Lab:
         return found
 
     def held(self, host: Host) -> Held | None:
-        """(disk, mode) of all leases of `host`; None while the keeper and the disk do not agree."""
+        """(disk, mode) of all leases of `host`; None while the keeper and the disk do not agree.
+
+        Where the sanlock daemon is to take over what was claimed, the keeper calls it claimed until then, a
+        minute and more after this host has come to own it: the disk says which of the two it is.
+        """
         report = host.status()
         if not report or report["membership"]["state"] != "joined":
             return None
@@ -156,10 +160,14 @@ class Lab:
         mine = (host.number, report["membership"]["generation"])
         all_of_it = {(name, h[2]) for name, all_ in self.on_disk().items() for h in all_ if h[:2] == mine}
         seen = {(name, mode) for name, mode in all_of_it if name not in second}
+        if host.engine == "sanlock":
+            owned = {name for name, mode in seen if mode == "exclusive"}
+            told = {(name, "exclusive" if name in owned and mode == "claimed" else mode) for name, mode in told}
         if not second <= {name for name, _ in all_of_it}:
             return None
         assert all(lease["lease"] == lease_name(lease["disk"].encode()) for lease in leases)
-        return {(lease["disk"], lease["mode"]) for lease in leases} if told == seen else None
+        disks = {lease["lease"]: lease["disk"] for lease in leases}
+        return {(disks[name], mode) for name, mode in told} if told == seen else None
 
     def wait_held(self, host: Host, leases: Held, seconds: float = 60) -> None:
         """Until `host` holds exactly these leases, by its keeper's words and on disk."""

@@ -148,16 +148,16 @@ def test_check_migrate_says_on_either_side_whether_the_guest_may_move(lab: Lab, 
         return [row["state"] for row in rows] == ["live"] * 3
 
     wait_for("every host to be seen alive", seen)
-    for host in ("h2", "3"):
+    for host in (two.known_as, "3"):
         assert f"may migrate to host {host}" in check(one, 0, host)
     assert "no host h9 is in the lockspace" in check(one, 1, "h9")
-    assert "dumpxml" in check(one, 2, "h1")
-    assert "does not tell of guest" in check(two, 2, "h1")
-    assert "may migrate to this host now" in check(two, 0, "h2", "--xml", f"/srv/shared/{live.name}")
-    said = check(two, 1, "h2", "--xml", f"/srv/shared/{changed.name}")
+    assert "dumpxml" in check(one, 2, one.known_as)
+    assert "does not tell of guest" in check(two, 2, one.known_as)
+    assert "may migrate to this host now" in check(two, 0, two.known_as, "--xml", f"/srv/shared/{live.name}")
+    said = check(two, 1, two.known_as, "--xml", f"/srv/shared/{changed.name}")
     assert f"disk {other.disks[0]} is in use by guest {other.name}" in said
     moving = in_background(lab, guest, *SLOWLY)
-    assert "it is on its way to host 2 already" in check(one, 1, "h3")
+    assert "it is on its way to host 2 already" in check(one, 1, lab.hosts[2].known_as)
     assert "it runs on this host already" in check(two, 1, "2", "--xml", f"/srv/shared/{live.name}")
     one.virsh("domjobabort", guest.name)
     ended(moving)

@@ -126,7 +126,7 @@ def test_a_network_that_is_cut_at_the_switch_leaves_a_source_that_is_told(lab: L
         assert (one.state(guest), two.state(guest)) == ("paused", "running")
         lab.wait_held(one, guest.leases())
         lab.wait_held(two, claimed(guest))
-        end_it = f"runs on host 2 (h2); end this one: virsh destroy {guest.name}"
+        end_it = f"runs on host 2 ({two.known_as}); end this one: virsh destroy {guest.name}"
         wait_for("the alarm", lambda: end_it in alarms(one))
         one.virsh("destroy", guest.name)
         assert_moved(lab, guest)
