@@ -236,19 +236,19 @@ class Host:
     def start_guard(self) -> None:
         self.daemon("vlhook-guard", f"{as_the_unit('vlhook-guard')} {PYTHON} -m vlhook.guard")
 
-    def start_keeper(self) -> None:
-        keeper = f"{PYTHON} -m vlhook.keeper --wdmd-socket /none --watchdog-device /none"
+    def start_keeper(self, program: str = "vlhook.keeper") -> None:
+        keeper = f"{PYTHON} -m {program} --wdmd-socket /none --watchdog-device /none"
         self.daemon("vlhookd", f"{as_the_unit('vlhookd')} {keeper}")
 
     def kill_keeper(self) -> None:
         self.signal("vlhookd", signal.SIGKILL)
         self.stopped("vlhookd")
 
-    def restart_keeper(self) -> None:
+    def restart_keeper(self, program: str = "vlhook.keeper") -> None:
         """Whatever has become of the one before; as its service does."""
         if self.running("vlhookd"):
             self.kill_keeper()
-        self.start_keeper()
+        self.start_keeper(program)
 
     def vlhook(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line on this host."""

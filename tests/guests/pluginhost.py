@@ -32,7 +32,7 @@ class PluginHost(Host):
     def start_guard(self) -> None:
         self.run("mkdir -p /run/sanlock")
 
-    def start_keeper(self) -> None:
+    def start_keeper(self, program: str = "sanlock") -> None:
         options = "-D -R 1 -w 0 -l 0 -h 0 -L -1 -S -1 -e plugin-host"
         self.daemon("sanlock", f"env SANLOCK_PRIVILEGED=0 sanlock daemon {options}")
         wait_for("the sanlock daemon", lambda: self.run("sanlock client status", check=False).returncode == 0)

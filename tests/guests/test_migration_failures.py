@@ -25,6 +25,7 @@ from .migrations import (
     hold_at_the_switch,
     in_background,
     leave_behind,
+    migrate,
     rival,
     switch_to_post_copy,
 )
@@ -135,8 +136,14 @@ def test_a_network_that_is_cut_at_the_switch_leaves_a_source_that_is_told(lab: L
 def test_a_source_that_goes_on_although_the_guest_runs_elsewhere_is_ended_at_once(
     lab: Lab, one: Host, two: Host
 ) -> None:
-    """As before, without QEMU's own locks, which storage on other machines may not have. Nobody tells the keepers."""
-    guest = busy_guest(lab, one, UnlockedGuest)
+    """As before, without QEMU's own locks, which storage on other machines may not have. Nobody tells the keepers.
+
+    And the guest has only just come to this host.
+    """
+    guest = busy_guest(lab, two, UnlockedGuest)
+    assert migrate(lab, guest, "--unsafe", "--p2p", target=1).returncode == 0
+    lab.wait_held(one, guest.leases())
+    lab.wait_held(two, set())
     with rival(lab, guest):
         cut_at_the_switch(lab, guest)
         wait_for("the end of the source", lambda: not one.qemu(guest))

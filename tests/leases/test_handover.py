@@ -256,7 +256,7 @@ class Target:
 
     def assert_owned(self) -> None:
         """Whether by the keeper or by the daemon: the guest has it, and no other host gets it."""
-        assert self.engine.holds(GUEST, [self.want])
+        assert self.engine.owns(GUEST, [self.want])
         assert not self.lost
         assert self.rig.owner(self.want) == self.host.me
         assert isinstance(self.rig.hosts[3].why("db1", self.want), HeldByOther)
@@ -289,6 +289,8 @@ def target(rig: Rig, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     source, want = rig.hosts[1], rig.want(request.node.name)
     source.start("web1", want)
     target = Target(rig, rig.hosts[2], want, clock)
+    assert target.engine.holds(GUEST, [want])
+    assert not target.engine.owns(GUEST, [want])
     target.engine.convert(GUEST)
     source.stop("web1")
     eventually(lambda: target.entry.held is not None and clock.looks > 0, "the conversion")

@@ -30,6 +30,7 @@ from . import messages
 from .follow import BadCall
 from .gates import NEVER, UNSUPPORTED_POLICIES
 from .host import Host
+from .moves import only_claimed
 from .needs import Needs
 from .plugin import daemons
 from .protector import Protector, name_of
@@ -167,10 +168,10 @@ class Checking:
         engine, why_not = self._host.engine, self._host.why_not()
         if life.wants and (why_not or engine is None):
             return [why_not or "the host left the lockspace"]
-        if any(owned.claim for owned in life.owned):
-            return ["it has only just come to this host: its former host has not given its leases up yet"]
         if engine is None:
             return []
+        if only_claimed(life, engine):
+            return ["it has only just come to this host: its former host has not given its leases up yet"]
         if not engine.holds(life.tenant, life.wants):
             return ["this host does not hold all of its leases; see 'vlhook status'"]
         others = engine.elsewhere(life.tenant, time.monotonic() + SECONDS)

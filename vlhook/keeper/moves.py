@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import VlhookError
-from ..leases.engine import Owned, Tenant
+from ..leases.engine import Engine, Owned, Tenant
 from ..leases.errors import LeaseError
 from ..leases.holder import RUNNING as RUNS
 from ..leases.owner import Holder
@@ -119,7 +119,7 @@ class Moves:
         life, engine, deadline = lives[-1], self._host.engine, time.monotonic() + SECONDS
         if engine is None:
             return {"schema": SCHEMA, "state": "unknown", "where": ""}
-        if any(owned.claim for owned in life.owned):
+        if only_claimed(life, engine):
             marked = engine.mark_running(life.tenant, deadline)
             return {"schema": SCHEMA, "state": "running" if marked else "unknown", "where": ""}
         others = self._elsewhere(life)
@@ -188,8 +188,11 @@ class Moves:
         self._look_after(life, SWITCH_SECONDS)
 
     def _look_after(self, life: Incarnation, patience: float) -> None:
+        engine = self._host.engine
+        if engine is None or not life.owned or only_claimed(life, engine):
+            return
         with self._lock:
-            if life.key in self._left or not life.owned or any(owned.claim for owned in life.owned):
+            if life.key in self._left:
                 return
             self._left.add(life.key)
         threading.Thread(target=self._watch_left, args=(life, patience), name="left-behind", daemon=True).start()
@@ -228,6 +231,15 @@ class Moves:
 
     def _lives(self, uuid: str) -> list[Incarnation]:
         return [life for life in self._table.of(uuid) if life.phase != ENDING]
+
+
+def only_claimed(life: Incarnation, engine: Engine) -> bool:
+    """Whether the guest's former host owns its leases, for all that is known here.
+
+    With the sanlock engine they are this host's long before the daemon has them, and the life hears of it.
+    """
+    claimed = any(owned.claim for owned in life.owned)
+    return claimed and not engine.owns(life.tenant, [owned.want for owned in life.owned])
 
 
 def _runs(holder: Holder) -> bool:

@@ -40,14 +40,14 @@ class Status:
 
     def report(self, _: dict[str, Any]) -> dict[str, Any]:
         """The answer to call `status`. Ages in seconds, `since` in seconds of the epoch."""
-        where = self._host.where
+        where, lease = self._host.where, self._host.lease
         return {
             "schema": SCHEMA,
             "version": vlhook.__version__,
             "engine": self._host.engine_name,
             "since": self._since,
             "host_id": where.host_id,
-            "host_name": where.host_name,
+            "host_name": show_name(lease.member.record.resource_name) if lease else where.host_name,
             "lease_directory": where.directory,
             "io_timeout": where.io_timeout,
             "fencing": self._fencing(),

@@ -132,6 +132,9 @@ class Engine(Protocol):
         What becomes of a claim is told by `on_converted` or `on_lost`.
         """
 
+    def owns(self, tenant: Tenant, wants: Sequence[Want]) -> bool:
+        """As `holds`, and none of it is only claimed: no other host owns it any more."""
+
     def mark_running(self, tenant: Tenant, deadline: float) -> bool:
         """Say in the claims of `tenant` that its guest runs here; False: not all by `deadline`, and it is tried on."""
 

@@ -306,6 +306,12 @@ class NativeEngine:
                 if tenant.key in entry.tenants:
                     self.claims.convert(entry)
 
+    def owns(self, tenant: Tenant, wants: Sequence[Want]) -> bool:
+        if not self.holds(tenant, wants):
+            return False
+        with self._changed:
+            return not any(e.claimed for e in self._entries.values() if tenant.key in e.tenants)
+
     def mark_running(self, tenant: Tenant, deadline: float) -> bool:
         with self._changed:
             theirs = [e for e in self._entries.values() if tenant.key in e.tenants]

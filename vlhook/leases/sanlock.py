@@ -294,6 +294,12 @@ class SanlockEngine:
             for entry in self._of(tenant):
                 self.claims.convert(entry)
 
+    def owns(self, tenant: Tenant, wants: Sequence[Want]) -> bool:
+        if not self.holds(tenant, wants):
+            return False
+        with self._changed:
+            return not any(entry.claimed for entry in self._of(tenant))
+
     def mark_running(self, tenant: Tenant, deadline: float) -> bool:
         with self._changed:
             theirs = self._of(tenant)
