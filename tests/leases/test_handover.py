@@ -21,7 +21,7 @@ from vlhook.leases.blockio import BlockFile
 from vlhook.leases.claimfiles import ClaimFiles
 from vlhook.leases.claiming import Entry
 from vlhook.leases.engine import Owned, Want
-from vlhook.leases.errors import HeldByOther, LeaseError, NotMember, StorageError
+from vlhook.leases.errors import ClaimDisturbed, ClaimRefused, HeldByOther, LeaseError, NotMember, StorageError
 from vlhook.leases.geometry import FILE
 from vlhook.leases.membership import HostLease
 from vlhook.leases.records import Dblock, Leader, decode_host_sector, host_sector
@@ -360,6 +360,19 @@ def test_a_restarted_keeper_finds_the_lease_after_a_storage_error_of_the_daemon(
     target.assert_owned()
     target.pass_time(WAIT)
     target.assert_handed_over()
+
+
+def test_a_guest_whose_lease_is_half_handed_over_moves_on_only_when_the_daemon_has_it(target: Target) -> None:
+    """Until then nothing on disk says whose lease it is."""
+    source, incoming = target.rig.hosts[1], replace(target.want, claim=True)
+    target.ask(*[half_done] * 1000)
+    eventually(lambda: target.alarmed("sanlock has not taken it over"), "the alarm")
+    assert isinstance(source.why("web1", incoming), (ClaimRefused, ClaimDisturbed))
+    target.daemon.fails.clear()
+    target.assert_handed_over()
+    [claimed] = source.start("web1", incoming)
+    assert claimed.claim
+    source.stop("web1")
 
 
 def test_a_storage_error_of_the_keeper_is_told_and_the_daemon_is_asked_later(
