@@ -58,6 +58,8 @@ class Keeper(Host):
         qemu = subprocess.Popen(words, executable="/bin/sh", stdin=self._pipe[0])
         (self.proc / str(qemu.pid)).symlink_to(f"/proc/{qemu.pid}")
         (self.dir / f"libvirt/qemu/{name}.pid").write_text(f"{qemu.pid}\n")
+        state = f"<domstatus state='running' reason='booted' pid='{qemu.pid}'>\n"
+        (self.dir / f"libvirt/qemu/{name}.xml").write_text(state)
         self.qemus[uuid] = qemu
 
     def restart(self) -> None:

@@ -87,7 +87,14 @@ class GuardClient:
 
     def ping(self) -> bool:
         """Whether the guard's list is complete; if not, name every guest anew and call `complete`."""
-        return self._ask("ping")[:1] == [b"complete"]
+        return self.extent()[0]
+
+    def extent(self) -> tuple[bool, int]:
+        """Whether the guard's list is complete, and how many guests are on it."""
+        answer = self._ask("ping")
+        if len(answer) != 2 or not answer[1].isdigit():
+            raise GuardRefused(socket=self._path, request="ping", why=f"it answered {answer!r}")
+        return answer[0] == b"complete", int(answer[1])
 
     def complete(self) -> None:
         """Every guest that has leases is watched now: what the guard had lost is made good."""

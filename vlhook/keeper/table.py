@@ -29,11 +29,13 @@ class GuestBusy(VlhookError):
 class Table:
     """All incarnations of this host, in memory and, through `StateStore`, on local storage.
 
-    `changed` guards everything here, and is notified at each change.
+    `changed` guards everything here, and is notified at each change. `revision` rises with each:
+    who looks again and again need not look at 250 guests of whom nothing has changed.
     """
 
     def __init__(self, store: StateStore) -> None:
         self.changed = threading.Condition()
+        self.revision = 0
         self._store = store
         self._lives: dict[str, Incarnation] = {}
         self._busy: set[str] = set()
@@ -44,6 +46,7 @@ class Table:
             for life in lives:
                 self._lives[life.key] = life
                 self._sequence = max(self._sequence, life.sequence)
+            self.revision += 1
 
     def next_sequence(self) -> int:
         with self.changed:
@@ -78,7 +81,7 @@ class Table:
                 life.phase = before
                 raise
             self._lives[life.key] = life
-            self.changed.notify_all()
+            self._tell()
 
     def end(self, life: Incarnation, since: str = "") -> bool:
         """Enter ENDING, for good. False: it was dropped before, or is not in phase `since` any more.
@@ -90,7 +93,7 @@ class Table:
             if not self.alive(life) or (since and life.phase != since):
                 return False
             life.phase = ENDING
-            self.changed.notify_all()
+            self._tell()
             self._store.save_guest(life)
             return True
 
@@ -103,7 +106,11 @@ class Table:
         with self.changed:
             self._lives.pop(life.key, None)
             self._store.forget_guest(life)
-            self.changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        self.revision += 1
+        self.changed.notify_all()
 
     def wait_gone(self, lives: list[Incarnation], deadline: float) -> bool:
         """Wait until none of `lives` is in the table; False at CLOCK_MONOTONIC `deadline`."""
