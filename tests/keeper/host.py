@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.sanlock_daemon import SanlockHost, short_directory
 from tests.standin import HostProcesses
 from vlhook.errors import VlhookError
 from vlhook.keeper.client import call
@@ -207,7 +208,9 @@ class Libvirtd:
 class KeeperHost:
     """One host. `leases` is the lease directory that the hosts share; nothing is waited for at start."""
 
-    def __init__(self, directory: Path, number: int, leases: Path, io_timeout: int = 1) -> None:
+    def __init__(
+        self, directory: Path, number: int, leases: Path, io_timeout: int = 1, engine: str = "native"
+    ) -> None:
         self.dir = directory
         self.number = number
         self.leases = leases
@@ -219,6 +222,12 @@ class KeeperHost:
         (directory / "etc/qemu-sanlock.conf").write_text(
             f'host_id = {number}\ndisk_lease_dir = "{leases}"\nio_timeout = {io_timeout}\n'
         )
+        (directory / "etc/qemu-vlhook.conf").write_text(f"engine = {engine}\n")
+        self._stack = contextlib.ExitStack()
+        self.sanlock: SanlockHost | None = None
+        if engine == "sanlock":
+            short = self._stack.enter_context(short_directory())
+            self.sanlock = SanlockHost(f"sanlock{number}.node{number}", short / "run")
         self.processes = HostProcesses(directory / "proc")
         self.processes.add(1)
         self.keeper: subprocess.Popen[bytes] | None = None
@@ -236,6 +245,8 @@ class KeeperHost:
     # -- keeper and guard
 
     def start(self) -> None:
+        if self.sanlock and not self.sanlock.started:
+            self.sanlock.start()
         if self.guard is None:
             self.start_guard()
         if self.keeper is None:
@@ -245,8 +256,9 @@ class KeeperHost:
         self.guard = self._spawn("vlhook.guard", "--run-dir", self.run_dir, "--proc-dir", self.processes.proc_dir)
 
     def start_keeper(self) -> None:
+        program = "tests.guests.eagerkeeper" if self.sanlock else "vlhook.keeper"
         self.keeper = self._spawn(
-            "vlhook.keeper", "--run-dir", self.run_dir, "--proc-dir", self.processes.proc_dir,
+            program, "--run-dir", self.run_dir, "--proc-dir", self.processes.proc_dir,
             "--config-dir", self.dir / "etc", "--state-dir", self.dir / "state",
             "--libvirt-run-dir", self.libvirt_dir,
             "--libvirt-uri", "", "--wdmd-socket", self.dir / "no-wdmd", "--watchdog-device", self.dir / "no-watchdog",
@@ -254,7 +266,10 @@ class KeeperHost:
 
     def _spawn(self, module: str, *arguments: object) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with open(self.dir / f"{module}.log", "ab") as log:
+        if self.sanlock:
+            environment["SANLOCK_RUN_DIR"] = str(self.sanlock.run_dir)
+        name = "vlhook.keeper" if "keeper" in module else module
+        with open(self.dir / f"{name}.log", "ab") as log:
             command = [sys.executable, "-m", module, *map(str, arguments)]
             return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=log, cwd="/")
 
@@ -361,6 +376,8 @@ class KeeperHost:
         """Everything dies at once, and what is kept in memory only is gone."""
         self.kill_keeper()
         self.kill_guard()
+        if self.sanlock:
+            self.sanlock.kill9()
         self.kill_libvirtd()
         for guest in list(self.qemus):
             self.end_qemu(guest)
@@ -379,6 +396,9 @@ class KeeperHost:
                 process.send_signal(signal.SIGCONT)
         self.stop_keeper()
         self.stop_guard()
+        if self.sanlock:
+            self.sanlock.close()
+        self._stack.close()
 
 
 def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> None:

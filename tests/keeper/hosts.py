@@ -42,6 +42,14 @@ def wait_for(what: str, done: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 ENGINES = ["native", pytest.param("sanlock", marks=pytest.mark.sanlock)]
+
+
+def engines(group: str) -> list[object]:
+    """ENGINES for the hosts of a module in that xdist_group; those of either engine may be up at the same time."""
+    apart = [pytest.mark.sanlock, pytest.mark.xdist_group(f"{group}-sanlock")]
+    return ["native", pytest.param("sanlock", marks=apart)]
+
+
 """For what is promised whoever takes the leases; with 'sanlock' every host has a daemon of its own."""
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.keeper.hosts import Guest, Host, hosts, wait_for
+from tests.keeper.hosts import Guest, Host, engines, hosts, wait_for
 from vlhook.guardclient import GuardClient
 from vlhook.keeper.client import KeeperSays, call
 
 pytestmark = pytest.mark.xdist_group("keeper-adopt")
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with hosts(tmp_path_factory.mktemp("adopt"), 1, io_timeout=2) as (one,):
+@pytest.fixture(scope="module", params=engines("adopt"))
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with hosts(tmp_path_factory.mktemp("adopt"), 1, io_timeout=2, engine=request.param) as (one,):
         yield one
 
 

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests import needs
-from tests.keeper.hosts import Guest, Host
+from tests.keeper.hosts import Guest, Host, engines
 
 pytestmark = pytest.mark.xdist_group("backing")
 
 
-@pytest.fixture(scope="module")
-def module_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+@pytest.fixture(scope="module", params=engines("backing"))
+def module_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
     needs.require_programs("qemu-img")
     base = tmp_path_factory.mktemp("backing")
     leases = base / "leases"
     leases.mkdir()
-    made = [Host(base, number, leases, io_timeout=2) for number in (1, 2)]
+    made = [Host(base, number, leases, io_timeout=2, engine=request.param) for number in (1, 2)]
     try:
         for host in made:
-            (host.dir / "etc/qemu-vlhook.conf").write_text("chain_leases = yes\nidentity_leases = no\n")
+            host.settings("chain_leases = yes\nidentity_leases = no\n")
             host.start_daemons()
         for host in made:
             host.wait_joined()

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeper.hosts import Guest, Host, hosts, wait_for
+from tests.keeper.hosts import Guest, Host, engines, hosts, wait_for
 from vlhook.guardclient import GuardClient
 from vlhook.keeper.client import call
 
 pytestmark = pytest.mark.xdist_group("doubt")
+IO_TIMEOUTS = {"native": 1, "sanlock": 2}
 
 
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[Host]:
-    with hosts(tmp_path, 1) as (host,):
+@pytest.fixture(params=engines("doubt"))
+def one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    with hosts(tmp_path, 1, io_timeout=IO_TIMEOUTS[request.param], engine=request.param) as (host,):
         yield host
 
 
@@ -31,15 +32,26 @@ def gates(host: Host, guest: Guest, number: int = 3) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+def lose_lease(host: Host) -> None:
+    """The host's own, for a while: its file is away, or its sanlock daemon is killed."""
+    away = host.leases.with_name("away")
+    if host.sanlock:
+        host.sanlock.kill9()
+    else:
+        host.leases.rename(away)
+    wait_for("the loss", lambda: "is lost, its guests are stopped" in host.log_text())
+    if host.sanlock:
+        host.sanlock.start()
+    else:
+        away.rename(host.leases)
+
+
 def test_a_qemu_that_appears_after_the_hosts_lease_was_lost_is_ended_before_the_host_rejoins(
     one: Host, tmp_path: Path
 ) -> None:
     guest = Guest("g", [tmp_path / "a"])
     gates(one, guest)
-    leases, away = tmp_path / "leases", tmp_path / "away"
-    leases.rename(away)
-    wait_for("the loss", lambda: "is lost, its guests are stopped" in one.log_text())
-    away.rename(leases)
+    lose_lease(one)
     assert one.phases() == {"g": "starting"}
     assert not one.joined(), "libvirt may still start its QEMU"
     qemu = one.run_qemu(guest)
@@ -51,10 +63,7 @@ def test_a_qemu_that_appears_after_the_hosts_lease_was_lost_is_ended_before_the_
 def test_a_start_that_libvirt_gives_up_after_the_loss_lets_the_host_rejoin(one: Host, tmp_path: Path) -> None:
     guest = Guest("g", [tmp_path / "a"])
     gates(one, guest)
-    leases, away = tmp_path / "leases", tmp_path / "away"
-    leases.rename(away)
-    wait_for("the loss", lambda: "is lost, its guests are stopped" in one.log_text())
-    away.rename(leases)
+    lose_lease(one)
     one.after_end(guest)
     one.wait_joined(60)
     assert one.phases() == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeper.hosts import ROOT, Guest, Host, hosts, wait_for
+from tests.keeper.hosts import ROOT, Guest, Host, engines, hosts, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fence-ack")]
 
@@ -25,8 +25,9 @@ def audit(host: Host) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_only_a_silent_host_that_is_named_rightly_is_ended_and_it_is_written_down(tmp_path: Path) -> None:
-    with hosts(tmp_path, 2, io_timeout=2) as (one, two):
+@pytest.mark.parametrize("engine", engines("fence-ack"))
+def test_only_a_silent_host_that_is_named_rightly_is_ended_and_it_is_written_down(tmp_path: Path, engine: str) -> None:
+    with hosts(tmp_path, 2, io_timeout=2, engine=engine) as (one, two):
         guest = Guest("g", [tmp_path / "disk"])
         assert one.start(guest) == (0, "")
         name = one.status()["host_name"]

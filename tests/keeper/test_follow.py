@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.keeper.hosts import Guest, Host, hosts, wait_for
+from tests.keeper.hosts import Guest, Host, engines, hosts, wait_for
 from vlhook.errors import VlhookError
 from vlhook.keeper.client import call
 from vlhook.keeper.follow import Follow
@@ -26,9 +26,9 @@ from vlhook.leases.names import lease_name
 pytestmark = pytest.mark.xdist_group("follow")
 
 
-@pytest.fixture(scope="module")
-def module_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    with hosts(tmp_path_factory.mktemp("follow"), 2, io_timeout=2) as made:
+@pytest.fixture(scope="module", params=engines("follow"))
+def module_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    with hosts(tmp_path_factory.mktemp("follow"), 2, io_timeout=2, engine=request.param) as made:
         yield made
 
 
@@ -131,7 +131,7 @@ def test_a_lease_for_a_disk_that_is_about_to_be_attached_is_kept(pair: list[Host
     guest.disks.remove(c)
     assert follow(one, guest, "attach")["taken"] == [b]
     guest.disks.remove(b)
-    assert follow(one, guest)["released"] == []
+    assert b not in follow(one, guest)["released"]
     assert one.held() == {(a, "exclusive"), (b, "exclusive")}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.keeper.host import HookRun, KeeperHost, wait_for
+from tests.keeper.hosts import engines
 from vlhook.keeper.client import call
 
 pytestmark = pytest.mark.xdist_group("keeper-moves")
@@ -19,11 +20,12 @@ XML = """<domain type='qemu' id='1'><name>{name}</name><uuid>{uuid}</uuid>{more}
 <disk type='file' device='disk'><source file='/srv/{name}.img'/><target dev='vda'/></disk></devices></domain>"""
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KeeperHost]]:
+@pytest.fixture(scope="module", params=engines("keeper-moves"))
+def hosts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KeeperHost]]:
     base = tmp_path_factory.mktemp("moves")
     leases = base / "leases"
-    with KeeperHost(base / "h1", 1, leases, 2) as one, KeeperHost(base / "h2", 2, leases, 2) as two:
+    engine = request.param
+    with KeeperHost(base / "h1", 1, leases, 2, engine) as one, KeeperHost(base / "h2", 2, leases, 2, engine) as two:
         for host in (one, two):
             host.wait_joined()
         yield [one, two]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeper.hosts import Guest, Host, hosts
+from tests.keeper.hosts import Guest, Host, engines, hosts
 from vlhook.keeper import messages
 from vlhook.keeper.log import Log
 from vlhook.keeper.needs import Needs
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.xdist_group("needs")
 NEVER = 1e12
 
 
-@pytest.fixture(scope="module")
-def module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with hosts(tmp_path_factory.mktemp("needs"), 1, io_timeout=2) as (made,):
+@pytest.fixture(scope="module", params=engines("needs"))
+def module_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with hosts(tmp_path_factory.mktemp("needs"), 1, io_timeout=2, engine=request.param) as (made,):
         yield made
 
 

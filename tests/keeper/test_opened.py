@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeper.hosts import PYTHON, STAND_IN, Guest, Host, hosts, wait_for
+from tests.keeper.hosts import PYTHON, STAND_IN, Guest, Host, engines, hosts, wait_for
 from vlhook.keeper.client import KeeperSays, call
 from vlhook.keeper.opened import file_names
 from vlhook.processes import Scan, tpm_in_use
@@ -18,9 +18,9 @@ from vlhook.processes import Scan, tpm_in_use
 pytestmark = pytest.mark.xdist_group("needs")
 
 
-@pytest.fixture(scope="module")
-def module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with hosts(tmp_path_factory.mktemp("opened"), 1, io_timeout=2) as (made,):
+@pytest.fixture(scope="module", params=engines("opened"))
+def module_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with hosts(tmp_path_factory.mktemp("opened"), 1, io_timeout=2, engine=request.param) as (made,):
         yield made
 
 

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.keeper.host import KeeperHost
+from tests.keeper.hosts import engines
 from tests.keeper.replay import Replay, owned_on_disk
 from tests.keeper.trace import load, names
 
 
-@pytest.fixture(scope="session")
-def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KeeperHost]]:
+@pytest.fixture(scope="module", params=engines("keeper-traces"))
+def two_hosts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[KeeperHost]]:
     """They go through many scenarios; each ends with nothing held."""
     base = tmp_path_factory.mktemp("traces")
-    with KeeperHost(base / "h1", 1, base / "leases") as one, KeeperHost(base / "h2", 2, base / "leases") as two:
+    leases, engine, n = base / "leases", request.param, 1 if request.param == "native" else 2
+    with KeeperHost(base / "h1", 1, leases, n, engine) as one, KeeperHost(base / "h2", 2, leases, n, engine) as two:
         for host in (one, two):
             host.wait_joined()
         yield [one, two]
