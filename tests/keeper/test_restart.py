@@ -156,7 +156,7 @@ def test_a_guard_that_lost_its_list_is_told_every_guest_anew(one: Host, tmp_path
 @pytest.mark.xdist_group("restart-2")
 def test_a_keeper_killed_again_and_again_loses_no_lease_and_lets_nobody_else_in(tmp_path: Path) -> None:
     rng = random.Random(7)
-    with hosts(tmp_path, 2) as (one, two):
+    with hosts(tmp_path, 2, io_timeout=3) as (one, two):
         steady, other = Guest("steady", [tmp_path / "a"]), Guest("other", [tmp_path / "b"])
         assert one.start(steady) == (0, "")
         attempts, won, over = [0], [], threading.Event()
