@@ -308,12 +308,15 @@ class Host:
         wait_for("sanlock", lambda: self.run(ready, check=False).returncode == 0, every=0.05)
 
     def sanlock_leases(self) -> set[tuple[str, int]]:
-        """(lease name, pid of the holder) of all that the daemon holds; 0 of what a dead one has left behind."""
+        """(lease name, pid of the holder) of all that the daemon holds; 0 of what a dead one has left behind.
+
+        What it is just giving back (REM) counts, as it may be held, under 0; what it is just taking (ADD) does not.
+        """
         found = set()
         for line in self.run(["sanlock", "client", "status"], check=False).stdout.splitlines():
             words = line.split()
-            if words[:1] == ["r"]:
-                pid = 0 if words[-1] == "ORPHAN" else int(words[-1])
+            if words[:1] == ["r"] and words[-1] != "ADD":
+                pid = 0 if words[-1] in ("ORPHAN", "REM") else int(words[-1])
                 found.add((words[1].split(":")[1], pid))
         return found
 

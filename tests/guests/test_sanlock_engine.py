@@ -195,9 +195,9 @@ def test_a_guest_migrates_between_hosts_of_either_engine_and_nobody_gets_between
             with rivals(lab, guest, third):
                 move(one, partner)
                 move(partner, one)
+        before = (one.generation(), one.qemu(guest))
+        assert (modes(one, guest), by_daemon(one) & names(guest)) == ({"claimed"}, set())
         with rivals(lab, guest, two):
-            before = (one.generation(), one.qemu(guest))
-            assert (modes(one, guest), by_daemon(one) & names(guest)) == ({"claimed"}, set())
             one.restart_keeper("tests.guests.eagerkeeper")
             one.wait_joined()
             wait_for("the daemon to have them", lambda: by_daemon(one) >= names(guest))
