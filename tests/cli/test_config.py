@@ -133,6 +133,15 @@ def test_set_of_lock_manager_goes_to_qemu_conf(config: Config, folder: Path) -> 
     assert text(folder / QEMU) == 'lock_manager = "sanlock"\n'
 
 
+@pytest.mark.parametrize(
+    ("engine", "step"), [("native", "when no guest\nof vlhook runs here"), ("sanlock", "restart libvirtd at any time")]
+)
+def test_set_of_lock_manager_says_how_guests_change_their_protector(config: Config, engine: str, step: str) -> None:
+    config("set", "auto_disk_leases", 1)
+    config("set", "engine", engine)
+    assert step in config("set", "lock_manager", "sanlock").output
+
+
 def test_set_of_a_value_that_is_there_says_so(config: Config) -> None:
     config("set", "hook_deadline", 5)
     result = config("set", "hook_deadline", 5)

@@ -19,11 +19,13 @@ ENGINES = ("native", "sanlock")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of a lab runs once with each engine, or with those that the module names in ENGINES."""
-    if "module_lab" in metafunc.fixturenames:
-        module = metafunc.module
-        engines = [engine_of_lab(module.__name__, name) for name in getattr(module, "ENGINES", ENGINES)]
-        metafunc.parametrize("module_lab", engines, indirect=True, scope="module")
+    """Every test of a lab runs once with each engine, or with those that its mark or its module's ENGINES names."""
+    for lab in {"module_lab", "two_kinds"} & set(metafunc.fixturenames):
+        module, mark = metafunc.module, metafunc.definition.get_closest_marker("engines")
+        names = mark.args if mark else getattr(module, "ENGINES", ENGINES)
+        metafunc.parametrize(
+            lab, [engine_of_lab(module.__name__, name) for name in names], indirect=True, scope="module"
+        )
 
 
 def engine_of_lab(module: str, engine: str) -> ParameterSet:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lock_manager is changed under running guests: each keeps its protector, at no moment none, at no moment two."""
+"""lock_manager is changed under running guests: each keeps its protector, at no moment none, at no moment two.
+
+With the sanlock engine one daemon has the leases of both protectors, so guests of both run side by side, and each
+changes at its own next start. The native engine does not run beside a daemon that has the lockspace: there the host
+changes when its last guest has ended.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,9 @@ def back_to_vlhook(lab: Lab, one: Host) -> Iterator[None]:
         one.restart_libvirtd()
     else:
         one.start_libvirtd()
-    if "sanlock" in one._pids and one.running("sanlock"):
+    if one.engine == "sanlock":
+        start_daemon(one)
+    elif "sanlock" in one._pids and one.running("sanlock"):
         one.run(["sanlock", "client", "shutdown", "-f", "1", "-w", "1"], check=False)
         one.stopped("sanlock")
     if not one.running("vlhookd"):
@@ -75,9 +82,15 @@ def wait_running(host: Host, guest: Guest) -> None:
     wait_for(f"{guest.name} to be found", lambda: host.told(guest).get("phase") == "running")
 
 
+def start_daemon(host: Host) -> None:
+    """The sanlock daemon, which runs already on a host with that engine."""
+    if "sanlock" not in host._pids or not host.running("sanlock"):
+        host.start_sanlock()
+
+
 def use_plugin(host: Host) -> None:
     """From a host without guests that vlhook protects to one that libvirt's plugin protects."""
-    host.start_sanlock()
+    start_daemon(host)
     configure(host, auto_disk_leases=1, lock_manager="sanlock")
     host.restart_keeper()
     wait_member(host, "aside")
@@ -88,10 +101,12 @@ def use_plugin(host: Host) -> None:
 def holders(host: Host, guest: Guest) -> list[str]:
     """Who holds the guest's one disk on this host: vlhook, sanlock (for its very QEMU), none or both."""
     name = lease_name(guest.disks[0].encode())
-    found = ["sanlock"] if (name, host.qemu(guest)) in host.sanlock_leases() else []
+    by_daemon = {pid for lease, pid in host.sanlock_leases() if lease == name}
+    found = ["sanlock"] if host.qemu(guest) in by_daemon else []
     report = host.status()
     if report and any(lease["lease"] == name for row in report["guests"] for lease in row["leases"]):
         found.append("vlhook")
+        assert host.engine == "native" or host.pid("vlhookd") in by_daemon
     return found
 
 
@@ -134,6 +149,7 @@ def always_protected(lab: Lab, host: Host, rival: Host, guest: Guest) -> Iterato
     assert looks[0] > 0
 
 
+@pytest.mark.engines("native")
 def test_from_vlhook_to_the_plugin_and_back_with_guests_that_run_on(lab: Lab, one: Host, two: Host) -> None:
     guest, later = lab.guest(one, two), lab.guest(one)
     one.start(guest)
@@ -173,6 +189,50 @@ def test_from_vlhook_to_the_plugin_and_back_with_guests_that_run_on(lab: Lab, on
     with always_protected(lab, one, two, guest):
         one.start(later)
         assert holders(one, guest) == holders(one, later) == ["vlhook"]
+
+
+@pytest.mark.engines("sanlock")
+def test_guest_by_guest_from_vlhook_to_the_plugin_and_back(lab: Lab, one: Host, two: Host) -> None:
+    staying, moving = lab.guest(one, two), lab.guest(one, two)
+
+    def has_moved(protector: str) -> None:
+        """Both run, the one that moved with another protector, also after the keeper's next life."""
+        former = {"sanlock": "vlhook", "vlhook": "sanlock"}[protector]
+        with always_protected(lab, one, two, moving):
+            for _ in range(2):
+                wait_running(one, moving)
+                assert (holders(one, staying), holders(one, moving)) == ([former], [protector])
+                assert (one.told(staying)["protector"], one.told(moving)["protector"]) == (former, protector)
+                one.restart_keeper()
+                one.wait_joined()
+
+    one.start(staying)
+    one.start(moving)
+    with always_protected(lab, one, two, staying):
+        configure(one, auto_disk_leases=1, lock_manager="sanlock")
+        one.restart_keeper()
+        one.wait_joined()
+        one.virsh("destroy", moving.name)
+        assert "the running libvirtd" in one.refused(moving)
+        one.restart_libvirtd()
+        one.start(moving)
+        has_moved("sanlock")
+        one.virsh("destroy", moving.name)
+    one.virsh("destroy", staying.name)
+    wait_member(one, "aside")
+    one.start(staying)
+    one.start(moving)
+    with always_protected(lab, one, two, staying):
+        assert holders(one, staying) == holders(one, moving) == ["sanlock"]
+        one.vlhook("config", "set", "lock_manager", "nop")
+        one.wait_joined()
+        one.virsh("destroy", moving.name)
+        one.restart_libvirtd()
+        one.start(moving)
+        has_moved("vlhook")
+    one.virsh("destroy", staying.name)
+    one.start(staying)
+    assert holders(one, staying) == holders(one, moving) == ["vlhook"]
 
 
 def test_the_plugins_guest_survives_the_keeper_and_is_refused_elsewhere(lab: Lab, one: Host, two: Host) -> None:
@@ -266,14 +326,15 @@ def test_a_lockspace_in_another_directory_is_not_taken_for_ours(lab: Lab, one: H
 
 def test_a_plugin_that_did_not_take_the_leases_is_found_out_at_started(lab: Lab, one: Host) -> None:
     """libvirtd loaded the plugin before it was told to take disks; everything that can be seen looks right."""
-    one.start_sanlock()
+    start_daemon(one)
     configure(one, lock_manager="sanlock", auto_disk_leases=0, require_lease_for_disks=0)
     one.restart_libvirtd()
     configure(one, auto_disk_leases=1)
     one.restart_keeper()
     wait_member(one, "aside")
     space = "__LIBVIRT__DISKS__:1:/srv/shared/leases/__LIBVIRT__DISKS__:0"
-    one.run(["sanlock", "client", "add_lockspace", "-s", space])
+    if not one.sanlock_spaces():
+        one.run(["sanlock", "client", "add_lockspace", "-s", space])
     guest = lab.guest(one)
     said = one.refused(guest)
     assert f"libvirt's sanlock plugin holds no lease for disk {guest.disks[0]}" in said
@@ -303,7 +364,7 @@ def test_without_an_answer_at_started_a_guest_of_the_plugin_does_not_run(lab: La
 
 
 def test_where_the_plugin_takes_only_lease_elements_vlhook_takes_the_disks(lab: Lab, one: Host, two: Host) -> None:
-    one.start_sanlock()
+    start_daemon(one)
     configure(one, lock_manager="sanlock")
     one.restart_libvirtd()
     area = lab.shared / "images" / "space"
@@ -325,6 +386,8 @@ def test_where_the_plugin_takes_only_lease_elements_vlhook_takes_the_disks(lab: 
     lab.wait_held(one, guest.leases())
     assert ("k", one.qemu(guest)) in one.sanlock_leases()
     assert f"is in use by guest {guest.name}" in two.refused(rival)
+    one.virsh("destroy", guest.name)
+    one.run(["sanlock", "client", "rem_lockspace", "-s", "theirs:1:/srv/shared/images/space:0"])
 
 
 def test_beside_lockd_vlhook_protects_as_ever(lab: Lab, one: Host, two: Host) -> None:

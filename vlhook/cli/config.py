@@ -282,13 +282,17 @@ def _say_consequences(config_dir: Path, name: str) -> None:
 
 
 def _say_switch(config_dir: Path) -> None:
-    """A host is in the lockspace once: the new protector can only begin when the old one has no guest left."""
+    """A host is in the lockspace once: by itself, or by the daemon, which both protectors can use at a time."""
     manager, found = settings.read_lock_manager(config_dir), settings.examine(config_dir)[0]
     if manager != "sanlock":
         return
     if not (found.auto_disk_leases and found.origin("auto_disk_leases").file):
         click.echo("libvirt's plugin takes only <lease> elements, because auto_disk_leases is not set to 1;")
         click.echo("vlhook goes on to take the disks (set require_lease_for_disks to 0, or the plugin refuses guests)")
+        return
+    if found.engine == "sanlock":
+        click.echo("the sanlock daemon can have the leases of both: restart libvirtd at any time, after vlhookd has")
+        click.echo("been restarted with auto_disk_leases = 1; until then no guest starts")
         return
     click.echo("libvirt's plugin joins the lockspace when vlhook has left it: restart libvirtd when no guest")
     click.echo("of vlhook runs here any more ('vlhook status' then says 'stands aside'); no guest starts before that")

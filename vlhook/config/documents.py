@@ -309,9 +309,10 @@ _LOCK_MANAGER_NOTES = (
     lists who that is. To sanlock: set auto_disk_leases to 1, restart vlhookd, set lock_manager; no guest starts
     until the last one that vlhook protects has ended (vlhookd then leaves the lockspace) and libvirtd was restarted,
     whose plugin joins it. To nop: set it and restart libvirtd; no guest starts until the last one that the plugin
-    protects has ended, when vlhookd has the sanlock daemon leave the lockspace and joins it. The plugin holds no
-    lease while a guest is suspended: resume such a guest before libvirtd is restarted without the plugin, or run
-    `vlhook adopt` before it is resumed.""",
+    protects has ended, when vlhookd has the sanlock daemon leave the lockspace and joins it. With engine = sanlock
+    guests of both run side by side instead: either way, restart libvirtd at any time, and guests start from then on
+    with the new protector. The plugin holds no lease while a guest is suspended: resume such a guest before libvirtd
+    is restarted without the plugin, or run `vlhook adopt` before it is resumed.""",
 )
 _SYNTAX = (
     """One setting a line, `name = value`, with blanks wherever they please; `#` starts a comment, also after a

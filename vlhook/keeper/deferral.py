@@ -17,6 +17,7 @@ from ..errors import VlhookError
 from ..leases.engine import Want
 from ..leases.errors import LeaseError
 from ..leases.sanlockerrors import SanlockError
+from ..leases.sanlockmembership import DaemonLease
 from .host import Host
 from .log import Log
 from .plugin import DaemonView, daemon_with_plugin, is_paused
@@ -153,8 +154,12 @@ class Deferrals:
         def nobody() -> bool:
             return not any(life.wants for life in self._table.all())
 
-        if self._host.lease is None:
+        lease = self._host.lease
+        if lease is None:
             return
+        if isinstance(lease, DaemonLease) and lease.added and daemon_with_plugin(self._processes.proc_dir):
+            # The plugin joins only when libvirtd starts: were the daemon to leave now, no guest could start any more.
+            lease.added = False
         try:
             if not self._host.step_aside(nobody, self._table.changed):
                 return
