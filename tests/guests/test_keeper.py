@@ -133,7 +133,11 @@ def test_a_keeper_that_hangs_too_long_loses_the_guest_to_the_guard(lab: Lab, one
     one.wait_state(guest, "shut off")
     again(one)
     lab.wait_held(one, set())
-    assert one.generation() > before
+    if one.engine == "native":
+        assert one.generation() > before
+    else:  # the daemon has renewed meanwhile: nothing of the host's was lost but the guest
+        assert one.generation() == before
+        assert one.sanlock_leases() == set()
     two.start(guest)
     lab.assert_held(two, guest.leases())
 

@@ -31,7 +31,7 @@ def test_a_restore_is_refused_while_the_guest_runs_elsewhere(lab: Lab, one: Host
     two.start(guest)
     said = one.refused(guest, "restore", FILE)
     assert f"is in use by guest {guest.name}" in said
-    assert "on host 2 (h2)" in said
+    assert f"on host 2 ({two.known_as})" in said
     lab.assert_held(two, guest.leases())
     lab.wait_held(one, set())
     two.virsh("destroy", guest.name)

@@ -35,7 +35,7 @@ def test_a_start_on_a_second_host_is_refused_and_virsh_says_by_whom(lab: Lab, on
     assert "Hook script execution failed" in said
     line = f"vlhook: guest {guest.name} is not started: disk {guest.disks[0]} is in use by guest {guest.name}"
     assert line in said
-    assert "on host 1 (h1)" in said
+    assert f"on host 1 ({one.known_as})" in said
     assert "which is alive; stop the guest there first" in said
     lab.wait_held(two, set())
     lab.assert_held(one, guest.leases())
@@ -312,7 +312,7 @@ def test_check_start_says_what_a_start_would_and_touches_nothing(lab: Lab, one: 
     assert f"in use by guest {guest.name} on this same host" in check(one, rival.name, 1)
     said = check(two, guest.uuid, 1)
     for disk in guest.disks:
-        assert f"disk {disk} is in use by guest {guest.name} (UUID {guest.uuid}) on host 1 (h1)" in said
+        assert f"disk {disk} is in use by guest {guest.name} (UUID {guest.uuid}) on host 1 ({one.known_as})" in said
     report = json.loads(check(two, guest.name, 1, "--json"))
     assert (report["yes"], report["guest"]) == (False, guest.name)
     assert {lease["disk"] for lease in report["leases"] if lease["why"]} == set(guest.disks)
