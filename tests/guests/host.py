@@ -280,6 +280,11 @@ class Host:
 
         wait_for(f"{self.name} to join", joined)
 
+    def sees_alive(self) -> set[int]:
+        """The host ids that this host has seen renewed."""
+        ran = self.vlhook("hosts", "--json", check=False)
+        return {row["host_id"] for row in json.loads(ran.stdout)["hosts"] if row["state"] == "live"}
+
     def generation(self) -> int:
         return int(self.status()["membership"]["generation"])
 

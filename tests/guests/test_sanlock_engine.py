@@ -8,7 +8,6 @@ The guests have QEMUs without its own locks of images, or those would answer bef
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -50,17 +49,12 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         lab.up()
         lab.add(PluginHost(base, 4, lab.shared, capabilities, IO_TIMEOUT))
         for host in lab.hosts[:3]:
-            wait_for(f"{host.name} to see all alive", lambda h=host: seen_alive(h) == {"1", "2", "3", "4"})
+            wait_for(f"{host.name} to see all alive", lambda h=host: h.sees_alive() == {1, 2, 3, 4})
         assert [host.status()["engine"] for host in lab.hosts[:3]] == ["sanlock", "sanlock", "native"]
         yield lab
     finally:
         lab.down()
         shutil.rmtree(base)
-
-
-def seen_alive(host: Host) -> set[str]:
-    ran = host.vlhook("hosts", "--json", check=False)
-    return {str(row["host_id"]) for row in json.loads(ran.stdout)["hosts"] if row["state"] == "live"}
 
 
 @pytest.fixture
@@ -213,26 +207,7 @@ def test_a_guest_migrates_between_hosts_of_either_engine_and_nobody_gets_between
     wait_free(lab)
 
 
-# ------------------------------------------------------------------------------------------------ libvirt's plugin
-
-
-def test_a_host_with_libvirts_plugin_is_kept_out_and_let_in_afterwards(lab: Lab) -> None:
-    one, two, native, plugin = lab.hosts
-    mine = web(lab, one, two, native)
-    theirs = with_disks_of(lab, mine, plugin)
-    for host in (one, two):
-        host.start(mine)
-        said = plugin.refused(theirs)
-        assert "lock" in said
-        assert 'Failed to get "write" lock' not in said, "QEMU's own lock answered, so no lease was asked for"
-        host.virsh("destroy", mine.name)
-        lab.wait_held(host, set())
-    wait_for("the plugin to get it", lambda: plugin.virsh("start", theirs.name, check=False).returncode == 0)
-    for host in (one, two, native):
-        assert "is in use by host 4 (plugin-host)" in host.refused(mine)
-    plugin.kill_qemu(theirs)
-    wait_for("vlhook to get it", lambda: two.virsh("start", mine.name, check=False).returncode == 0)
-    lab.assert_held(two, mine.leases())
+# ------------------------------------------------------------------------------------------------ the daemon's end
 
 
 def test_a_daemon_that_dies_ends_its_hosts_guests_with_leases_and_the_host_comes_back(lab: Lab) -> None:

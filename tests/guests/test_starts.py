@@ -31,6 +31,7 @@ def test_a_started_guest_holds_its_disks_and_nothing_else(lab: Lab, one: Host, t
 def test_a_start_on_a_second_host_is_refused_and_virsh_says_by_whom(lab: Lab, one: Host, two: Host) -> None:
     guest = lab.guest(one, two)
     one.start(guest)
+    wait_for("the second host to see the first one alive", lambda: one.number in two.sees_alive())
     said = two.refused(guest)
     assert "Hook script execution failed" in said
     line = f"vlhook: guest {guest.name} is not started: disk {guest.disks[0]} is in use by guest {guest.name}"
