@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from vlhook.leases.names import LOCKSPACE_NAME
 from vlhook.leases.native import NativeEngine
 from vlhook.leases.sanlock import SanlockEngine
 from vlhook.leases.sanlockclient import SanlockClient, StatusLevel
+from vlhook.leases.sanlockending import end_failed
 from vlhook.leases.sanlockerrors import SanlockNoAnswer
 from vlhook.leases.sanlockmembership import DaemonLease, attach, join
 from vlhook.leases.sanlockspace import SanlockSpaceEnding, SanlockSpaceLost, look
@@ -472,6 +473,11 @@ def test_a_lockspace_that_fails_runs_the_killpath_and_does_not_end_while_a_guest
             give(engine, guest)
             until("no connection of ours to be left", lambda: not connections(daemon))
             assert look(daemon.client, LOCKSPACE_NAME).space, "USED holds it"
+            space = space_of(engines.directory, 5)
+            assert not end_failed(daemon.client, space, lambda: False), "a guest may run"
+            assert not end_failed(daemon.client, replace(space, host_id=6), lambda: True), "it is not ours"
+            assert not end_failed(engines.daemons[0].client, space_of(engines.directory, 1), lambda: True), "it is well"
+            assert all(look(one.client, LOCKSPACE_NAME).space.used for one in (daemon, engines.daemons[0]))  # type: ignore[union-attr]
             with pytest.raises(SanlockSpaceEnding):
                 join(daemon.client, space_of(engines.directory, 5), Cancel(), lambda: False)
             assert look(daemon.client, LOCKSPACE_NAME).space.used  # type: ignore[union-attr]
