@@ -343,6 +343,17 @@ def test_the_engine_changes_only_when_no_guest_needs_the_old_one(one: Host, tmp_
     one.wait_joined(90)
     assert one.status()["engine"] == "native"
     assert not daemon_of(one).client.get_lockspaces(), "it left what it had joined"
+    ran = command(one, "cleanup", "--dir", str(one.leases))
+    assert "1 leases removed" in ran.stdout, ran
+    one.engine = "sanlock"
+    one.settings("")
+    assert one.keeper
+    one.keeper.send_signal(signal.SIGTERM)
+    assert one.keeper.wait(60) == 0
+    one.start_keeper()
+    one.wait_joined(90)
+    assert one.status()["engine"] == "sanlock"
+    assert one.start(guest) == (0, "")
 
 
 # ---------------------------------------------------------------------- in trouble
@@ -403,30 +414,34 @@ def test_a_daemon_that_never_answers_is_told_and_blocks_nothing(one: Host, tmp_p
 @pytest.mark.xdist_group("sanlock-keeper-5")
 def test_whatever_is_asked_while_the_daemon_hangs_is_answered_and_is_done_when_it_goes_on(tmp_path: Path) -> None:
     """Shorter than the 8 io_timeouts that guests have."""
-    with hosts(tmp_path, 1, engine="sanlock", io_timeout=10) as (host,):
+    (tmp_path / "leases").mkdir()
+    host = Host(tmp_path, 1, tmp_path / "leases", io_timeout=10, engine="sanlock")
+    host.settings("hook_deadline = 5\n")
+    try:
+        host.start_daemons().wait_joined(90)
         guest, other = Guest("g", [tmp_path / "a"]), Guest("h", [tmp_path / "b"])
         (qemu,) = running(host, guest)
         daemon_of(host).sigstop()
-        try:
-            status, line = host.start(other)
-            assert (status, "did not answer" in line) == (1, True), line
-            assert "did not answer" in would_start(host, other)[0]
-            wait_for("the alarm", lambda: alarmed(host, "did not answer"))
-            assert "did not answer" in command(host, "status").stdout
-            found = command(host, "doctor", "sanlock", "--config-dir", str(host.dir / "etc"))
-            assert (found.returncode, "did not answer" in " ".join(found.stdout.split())) == (1, True), found
-            assert qemu.poll() is None
-            host.stop(guest)
-            assert host.phases() == {guest.name: "ending"}, "its lease is not known to be given back"
-            status, line = host.start(guest)
-            assert status == 1, line
-        finally:
-            daemon_of(host).sigcont()
+        status, line = host.start(other)
+        assert (status, "did not answer" in line) == (1, True), line
+        assert "did not answer" in would_start(host, other)[0]
+        wait_for("the alarm", lambda: alarmed(host, "did not answer"))
+        assert "did not answer" in command(host, "status").stdout
+        found = command(host, "doctor", "sanlock", "--config-dir", str(host.dir / "etc"))
+        assert (found.returncode, "did not answer" in " ".join(found.stdout.split())) == (1, True), found
+        assert qemu.poll() is None
+        host.stop(guest)
+        assert host.phases() == {guest.name: "ending"}, "its lease is not known to be given back"
+        status, line = host.start(guest)
+        assert status == 1, line
+        daemon_of(host).sigcont()
         host.wait_empty(60)
         wait_for("the leases to be given back", lambda: not listed(host), 60)
         for one in (guest, other):
             assert host.start(one) == (0, "")
             host.stop(one)
+    finally:
+        host.down()
 
 
 @pytest.mark.xdist_group("sanlock-keeper-5")

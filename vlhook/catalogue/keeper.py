@@ -198,7 +198,8 @@ KEEPER = {
     ),
     "VLH-K854": Entry(
         "The sanlock daemon takes the leases of this host, and it cannot take one only to mark it as cleared.",
-        "Run the clean-up on a host with the native engine. The weekly timer of this host leaves it to those.",
+        "Run the clean-up on a host with the native engine. The weekly timer of this host leaves it to those. Where all"
+        " hosts have the daemon, give one without guests 'engine = native' for that time.",
     ),
     "VLH-G001": Entry("The guard refused a request of the keeper.", "Restart both: vlhook-guard, then vlhookd."),
     "VLH-G002": Entry("The guard cannot start.", "See 'journalctl -u vlhook-guard'."),
