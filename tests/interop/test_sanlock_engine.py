@@ -365,6 +365,37 @@ def test_a_restarted_keeper_goes_on_with_its_claims_wherever_they_stand(engines:
     assert not listed(engines.daemons[0])
 
 
+def test_a_hand_over_that_the_daemon_cannot_do_is_told_and_tried_until_it_can(engines: Engines) -> None:
+    guest, what = tenant("mover"), wants(1)
+    path, stranger = engines.directory / what[0].name, FILE.dblock(9)
+    take(engines.native, guest, what)
+    engines.one.moves.seconds = 1000.0
+    granted = engines.one.acquire(guest, incoming(what), time.monotonic() + 30, lambda: False)
+    engines.one.convert(guest)
+    give(engines.native, guest)
+    (entry,) = engines.one.entries()
+    until("the conversion", lambda: entry.held)
+    with open(path, "r+b") as file:
+        os.pwrite(file.fileno(), b"no ballot" * 5, stranger)
+    entry.give_up("killed")
+    engines.one.close()
+    alarms: list[str] = []
+    successor = engines.one = SanlockEngine(engines.leases[0], files_of(engines.directory), alarms.append)
+    successor.moves.seconds = 0.0
+    assert successor.restore(guest, granted) == []
+    until("the alarm", lambda: any("the checksum of a host's ballot is wrong" in alarm for alarm in alarms))
+    assert successor.owns(guest, what)
+    assert not any(state == "held" for _, state in listed(engines.daemons[0]))
+    assert direct_leader(path, what[0].name, LOCKSPACE_NAME)["owner_id"] == "1"
+    with open(path, "r+b") as file:
+        os.pwrite(file.fileno(), bytes(512), stranger)
+    until("the daemon", lambda: (what[0].name, "held") in listed(engines.daemons[0]))
+    until("its word", lambda: not any(entry.converting for entry in successor.entries()))
+    nobody_else_gets(engines, what)
+    give(successor, guest)
+    assert not listed(engines.daemons[0])
+
+
 def test_a_claim_of_another_host_is_left_alone_by_shared_acquires(engines: Engines) -> None:
     guest, what = tenant("mover"), wants(1)
     take(engines.one, guest, what)
