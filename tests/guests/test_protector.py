@@ -18,7 +18,7 @@ import pytest
 from vlhook.leases.errors import LeaseError
 from vlhook.leases.names import lease_name
 
-from .domains import Guest
+from .domains import Guest, UnlockedGuest
 from .host import PYTHON, Host
 from .lab import Lab
 from .waiting import wait_for
@@ -194,6 +194,7 @@ def test_from_vlhook_to_the_plugin_and_back_with_guests_that_run_on(lab: Lab, on
 @pytest.mark.engines("sanlock")
 def test_guest_by_guest_from_vlhook_to_the_plugin_and_back(lab: Lab, one: Host, two: Host) -> None:
     staying, moving = lab.guest(one, two), lab.guest(one, two)
+    second = lab.guest(one, disks=staying.disks, kind_of_guest=UnlockedGuest)  # else QEMU's own lock would answer
 
     def has_moved(protector: str) -> None:
         """Both run, the one that moved with another protector, also after the keeper's next life."""
@@ -217,6 +218,7 @@ def test_guest_by_guest_from_vlhook_to_the_plugin_and_back(lab: Lab, one: Host, 
         one.restart_libvirtd()
         one.start(moving)
         has_moved("sanlock")
+        assert "Failed to acquire lock" in one.refused(second)
         one.virsh("destroy", moving.name)
     one.virsh("destroy", staying.name)
     wait_member(one, "aside")
@@ -230,6 +232,7 @@ def test_guest_by_guest_from_vlhook_to_the_plugin_and_back(lab: Lab, one: Host, 
         one.restart_libvirtd()
         one.start(moving)
         has_moved("vlhook")
+        assert f"with pid {one.qemu(staying)}, which has it from sanlock directly" in one.refused(second)
     one.virsh("destroy", staying.name)
     one.start(staying)
     assert holders(one, staying) == holders(one, moving) == ["vlhook"]
