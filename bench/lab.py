@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.guests.host import ENVIRONMENT, LEASES, PYTHON, SHARED, Host
+from tests.guests.pluginhost import PluginDaemon
 from tests.guests.waiting import wait_for
 from vlhook.leases.names import LOCKSPACE_NAME
 
@@ -96,7 +97,7 @@ class BenchHost(Host):
         return name
 
 
-class PluginHost(BenchHost):
+class PluginHost(PluginDaemon, BenchHost):
     """libvirt's sanlock plugin and its daemon, without vlhook."""
 
     def _install(self, io_timeout: int) -> None:
@@ -108,25 +109,11 @@ class PluginHost(BenchHost):
         (etc / "qemu-sanlock.conf").write_text(settings)
         (etc / "qemu.conf").write_text((etc / "qemu.conf").read_text() + 'lock_manager = "sanlock"\n')
 
-    def start_guard(self) -> None:
-        self.run("mkdir -p /run/sanlock")
-
     def add_lockspace(self) -> None:
         """What libvirtd does when it starts."""
         path = f"{LEASES}/{LOCKSPACE_NAME}"
         wait_for("the lockspace", (self.shared / "leases" / LOCKSPACE_NAME).exists)
         self.run(f"sanlock client add_lockspace -s {LOCKSPACE_NAME}:{self.number}:{path}:0 -o {IO_TIMEOUT}")
-
-    def start_keeper(self) -> None:
-        options = "-D -R 1 -w 0 -l 0 -h 0 -L -1 -S -1 -e plugin-host"
-        self.daemon("sanlock", f"env SANLOCK_PRIVILEGED=0 sanlock daemon {options}")
-        wait_for("the sanlock daemon", lambda: self.run("sanlock client status", check=False).returncode == 0)
-
-    def wait_joined(self) -> None:
-        def joined() -> bool:
-            return f"s {LOCKSPACE_NAME}:{self.number}:" in self.run("sanlock client status").stdout
-
-        wait_for("the plugin to join the lockspace", joined, 120)
 
 
 class EngineHost(BenchHost):

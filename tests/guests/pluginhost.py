@@ -18,16 +18,8 @@ group = "root"
 """
 
 
-class PluginHost(Host):
-    """"Keeper" is its sanlock daemon. It joins when its libvirtd starts; another host has made the lockspace."""
-
-    def _install(self, io_timeout: int) -> None:
-        super()._install(io_timeout)
-        etc = self.dir / "etc/libvirt"
-        (etc / "hooks/qemu.d/10-vlhook").unlink()
-        text = CONF.format(number=self.number, leases=LEASES, io_timeout=io_timeout)
-        (etc / "qemu-sanlock.conf").write_text(text)
-        (etc / "qemu.conf").write_text((etc / "qemu.conf").read_text() + 'lock_manager = "sanlock"\n')
+class PluginDaemon(Host):
+    """"Keeper" is its sanlock daemon, which joins when its libvirtd starts."""
 
     def start_guard(self) -> None:
         self.run("mkdir -p /run/sanlock")
@@ -41,4 +33,16 @@ class PluginHost(Host):
         def joined() -> bool:
             return f"s {LOCKSPACE_NAME}:{self.number}:" in self.run("sanlock client status").stdout
 
-        wait_for("the plugin to join the lockspace", joined)
+        wait_for("the plugin to join the lockspace", joined, 120)
+
+
+class PluginHost(PluginDaemon):
+    """With libvirt's sanlock plugin and without vlhook. Another host has made the lockspace."""
+
+    def _install(self, io_timeout: int) -> None:
+        super()._install(io_timeout)
+        etc = self.dir / "etc/libvirt"
+        (etc / "hooks/qemu.d/10-vlhook").unlink()
+        text = CONF.format(number=self.number, leases=LEASES, io_timeout=io_timeout)
+        (etc / "qemu-sanlock.conf").write_text(text)
+        (etc / "qemu.conf").write_text((etc / "qemu.conf").read_text() + 'lock_manager = "sanlock"\n')

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from .domains import BAD_OPTION
 from .host import LEASES, Host
 from .lab import Lab
 from .waiting import wait_for
@@ -106,6 +107,20 @@ def test_killed_in_the_middle_of_a_start_the_guest_starts_with_its_leases(
     assert "is in use by" in two.refused(guest)
     one.virsh("destroy", guest.name)
     lab.assert_held(one, set())
+
+
+def test_a_start_that_fails_while_no_keeper_runs_is_noticed_by_the_next(lab: Lab, one: Host) -> None:
+    """libvirt's release is all that tells of it: there never was a QEMU."""
+    other, guest = lab.guest(one), lab.guest(one, more=BAD_OPTION)
+    one.start(other)
+    one.tell_second_script("start", "block")
+    client = one.spawn(["virsh", "start", guest.name])
+    one.wait_blocked("start")
+    one.kill_keeper()
+    one.forget_second_script()
+    assert client.wait() != 0
+    again(one)
+    lab.wait_held(one, other.leases())
 
 
 @pytest.mark.parametrize("operation", ["stopped", "release"])

@@ -178,8 +178,10 @@ def test_a_source_qemu_that_is_killed_during_post_copy_leaves_the_lost_guest_its
     with rival(lab, guest):
         moving = switch_to_post_copy(lab, guest)
         one.kill_qemu(guest)
-        assert "failed in post-copy phase" in ended(moving)
-        assert "post-copy failed" in two.virsh("domstate", guest.name, "--reason").stdout
+        said = ended(moving)  # libvirt may notice first that the guest is gone, or that its memory does not come
+        assert "failed in post-copy phase" in said or "is not running" in said
+        lost = ["domstate", guest.name, "--reason"]
+        wait_for("the loss", lambda: "post-copy failed" in two.virsh(*lost).stdout)
         lab.wait_held(two, guest.leases())
         lab.wait_held(one, set())
         assert (one.qemu(guest), two.qemu(guest) > 0) == (0, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
@@ -145,12 +146,22 @@ def _check_name(report: dict[str, Any], guest: str) -> None:
         raise OtherGuest(found=report["guest"], guest=guest)
 
 
-def _domain(uri: str, guest: str) -> Any:
-    """Raises libvirt.libvirtError."""
+@contextmanager
+def _domain(uri: str, guest: str) -> Iterator[Any]:
+    """The guest by its name or UUID. Raises LibvirtTells, also for what is asked of the guest."""
     import libvirt
 
     libvirt.registerErrorHandler(lambda *_: None, None)
-    connection = libvirt.openReadOnly(uri)
+    try:
+        yield _look_up(libvirt.openReadOnly(uri), guest)
+    except libvirt.libvirtError as error:
+        raise LibvirtTells(uri=uri, guest=guest, why=error.get_error_message() or error) from None
+
+
+def _look_up(connection: Any, guest: str) -> Any:
+    """Raises libvirt.libvirtError: what libvirt says of the name."""
+    import libvirt
+
     try:
         return connection.lookupByName(guest)
     except libvirt.libvirtError:
@@ -165,21 +176,13 @@ def _defined(uri: str, guest: str) -> str:
     """The XML with which it would be started; of a transient guest that runs, the one it has."""
     import libvirt
 
-    try:
-        domain = _domain(uri, guest)
+    with _domain(uri, guest) as domain:
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE if domain.isPersistent() else 0))
-    except libvirt.libvirtError as error:
-        raise LibvirtTells(uri=uri, guest=guest, why=error.get_error_message() or error) from None
 
 
 def _running(uri: str, guest: str) -> tuple[str, str]:
-    import libvirt
-
-    try:
-        domain = _domain(uri, guest)
+    with _domain(uri, guest) as domain:
         return domain.name(), domain.UUIDString()
-    except libvirt.libvirtError as error:
-        raise LibvirtTells(uri=uri, guest=guest, why=error.get_error_message() or error) from None
 
 
 def _show(ctx: click.Context, report: dict[str, Any], as_json: bool, guest: str, yes: str, no: str) -> None:
