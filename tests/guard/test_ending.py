@@ -67,6 +67,7 @@ def test_a_stopped_qemu_is_killed(rig: Rig) -> None:
     rig.start_guard("--grace", "1")
     _, qemu = rig.guest()
     qemu.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, qemu.pid, os.WSTOPPED)  # until then SIGTERM would end it
     rig.kill_keeper()
     rig.renew(80)
     assert died_of(qemu) == signal.SIGKILL

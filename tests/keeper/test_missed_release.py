@@ -52,6 +52,7 @@ def with_keeper_frozen(host: Host, act: Callable[[], object]) -> None:
     """The keeper takes what it is asked, and is killed before it answers."""
     assert host.keeper
     host.keeper.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, host.keeper.pid, os.WSTOPPED)
     asking = threading.Thread(target=act)
     asking.start()
     wait_for("the question", lambda: queued(host))
