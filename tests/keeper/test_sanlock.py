@@ -24,6 +24,7 @@ from vlhook.leases.sanlockspace import SpaceState, look
 
 pytestmark = pytest.mark.sanlock
 PERSISTENT = 8
+KILLS, GUESTS = int(os.environ.get("VLHOOK_KILLS", "8")), int(os.environ.get("VLHOOK_GUESTS", "5"))
 
 
 def daemon_of(host: Host) -> SanlockHost:
@@ -85,20 +86,21 @@ def test_used_is_taken_back_when_nobody_runs_and_set_before_the_next_guest(pair:
 
 @pytest.mark.xdist_group("sanlock-keeper-1")
 def test_killed_again_and_again_the_keeper_loses_no_guest_and_lets_nobody_in(pair: list[Host], tmp_path: Path) -> None:
+    """VLHOOK_KILLS times under VLHOOK_GUESTS guests, each with two disks and a shared one."""
     host, other = pair
-    guests = [Guest(f"g{n}", [tmp_path / f"{n}.{d}" for d in range(2)], [tmp_path / "common"]) for n in range(5)]
+    guests = [Guest(f"g{n}", [tmp_path / f"{n}.{d}" for d in range(2)], [tmp_path / "common"]) for n in range(GUESTS)]
     qemus, generation = running(host, *guests), host.generation()
     held = host.held()
-    for number in range(8):
+    for number in range(KILLS):
         host.kill_keeper()
         host.start_keeper()
-        assert other.start(guests[number % 5])[0] == 1
+        assert other.start(guests[number % GUESTS])[0] == 1
         # Killed at any time from here on: in the middle of taking the leases over, too.
         host.wait_joined()
         assert host.held() == held, host.log_text()
     wait_for("all orphans to be taken over", lambda: {state for _, state in listed(host)} == {"held"})
     assert host.generation() == generation
-    assert [qemu.poll() for qemu in qemus] == [None] * 5
+    assert [qemu.poll() for qemu in qemus] == [None] * GUESTS
     for guest in guests:
         host.stop(guest)
     host.wait_empty()
