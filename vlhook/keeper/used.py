@@ -84,7 +84,7 @@ class Used:
         if not self.taken_over or self._host.taking_over:
             return
         holds, nobody = self._holds, self.nobody_runs()
-        self._mend(engine)
+        self._mend(lease, engine)
         self._strays(engine, nobody)
         with self._lock:
             # A guest that came since is in the table before it asks for USED.
@@ -102,9 +102,11 @@ class Used:
             if end_failed(SanlockClient(timeout=ANSWER_SECONDS), host.where.space(), self.nobody_runs):
                 self._log.notice("lockspace-ends", why="it has failed, and no guest of this host is left")
 
-    def _mend(self, engine: SanlockEngine) -> None:
+    def _mend(self, lease: DaemonLease, engine: SanlockEngine) -> None:
         for tenant in engine.broken():
             lost = engine.mend(tenant)
+            if lease.why_not():
+                return  # the daemon has ended: all guests are lost, and what grace they have is not judged here
             self._log.warning("connection", guest=tenant.guest, uuid=tenant.uuid, lost=len(lost))
             if lost:
                 for life in self._table.of(tenant.uuid):
