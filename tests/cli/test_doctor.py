@@ -431,6 +431,7 @@ def test_a_guest_that_runs_past_vlhook_is_found(tmp_path: Path) -> None:
         process = subprocess.Popen(command, executable="/usr/bin/python3")
         try:
             (one.proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+            keepers.wait_for("its start", lambda: findings(Host(*places), "without-lease")[0].verdict == FAIL)
             found = only(Host(*places), "without-lease", FAIL)
             assert stray.uuid in found.what
             assert found.mend == f"vlhook adopt {stray.uuid}"
