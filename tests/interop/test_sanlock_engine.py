@@ -27,6 +27,7 @@ from vlhook.leases.errors import (
     HeldByOther,
     HeldHere,
     LeaseError,
+    LockspaceLost,
     NotMember,
     NotOurLockspace,
     SharedByOthers,
@@ -567,6 +568,39 @@ def test_nothing_is_left_open_where_joining_or_leaving_fails(engines: Engines) -
             daemon.sigcont()
         until("no connection of ours to be left", lambda: not connections(daemon))
         assert files_open(place) == open_before
+
+
+@pytest.mark.slow
+def test_a_daemon_that_renews_where_nobody_looks_is_no_membership() -> None:
+    """It has another file open than the one that has the name, a copy with the same record."""
+    with short_directory() as base, SanlockHost("host1.node1", base / "1").start() as daemon:
+        (base / "leases").mkdir()
+        create_lockspace(str(base / "leases"), FILE, N, Ownership())
+        space = space_of(base / "leases", 1)
+        lease = join(daemon.client, space, Cancel())
+        with open(space.where, "rb") as renewed:
+
+            def attach_to_copy() -> DaemonLease | None:
+                """None: it was renewed at that very moment, so the copy is old."""
+                (base / "copy").write_bytes(os.pread(renewed.fileno(), FILE.area, 0))
+                os.rename(base / "copy", space.where)
+                try:
+                    return attach(daemon.client, space, lease.identity.generation)
+                except LockspaceLost as error:
+                    assert "another file" in str(error)
+                    return None
+
+            attached = next(filter(None, (attach_to_copy() for _ in range(20))))
+        attached.start()
+        until("the loss", lambda: attached.lost)
+        assert "another file" in str(attached.lost)
+        with pytest.raises(LockspaceLost, match="another file"):
+            attach(daemon.client, space, lease.identity.generation)
+        lease.close()
+        attached.wind_up()
+        assert look(daemon.client, LOCKSPACE_NAME).space, "who did not have it join does not have it leave"
+        lease.wind_up()
+        assert look(daemon.client, LOCKSPACE_NAME).space is None
 
 
 class NeverUsed(SanlockClient):

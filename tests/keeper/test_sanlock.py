@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.sanlock_daemon import SanlockHost, direct_leader, direct_resource, sh
 from tests.sanlock_daemon import resource as any_resource
 from vlhook.cli.status import lines
 from vlhook.keeper.client import call
-from vlhook.leases import directory
+from vlhook.leases import directory, overview
 from vlhook.leases.geometry import FILE
 from vlhook.leases.names import LOCKSPACE_NAME, lease_name
 from vlhook.leases.sanlockspace import SpaceState, look
@@ -55,7 +56,7 @@ def running(host: Host, *guests: Guest) -> list[subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    with hosts(tmp_path_factory.mktemp("pair"), 2, engine="sanlock") as made:
+    with hosts(tmp_path_factory.mktemp("pair"), 2, io_timeout=2, engine="sanlock") as made:
         yield made
 
 
@@ -523,4 +524,25 @@ def test_a_record_damaged_with_the_keeper_away_ends_the_guests_when_it_is_back(o
     one.wait_joined(90)
     assert one.generation() == 2
     assert "sanlock has given the lockspace up" in one.log_text()
+    assert one.start(guest) == (0, "")
+
+
+@pytest.mark.xdist_group("sanlock-keeper-2")
+def test_a_lockspace_file_that_was_replaced_is_joined_anew_and_renewed_where_others_look(
+    one: Host, tmp_path: Path
+) -> None:
+    """The daemon goes on in the file that it has open; the one that has the name now may be a copy."""
+    guest = Guest("g", [tmp_path / "a"])
+    (qemu,) = running(one, guest)
+    place = one.leases / LOCKSPACE_NAME
+    shutil.copy(place, tmp_path / "copy")
+    os.rename(tmp_path / "copy", place)
+    assert qemu.wait(60) == -signal.SIGTERM
+    wait_for("a new generation", lambda: one.joined() and one.generation() == 2, 90)
+
+    def renewed() -> bool:
+        record = overview.lockspace(str(one.leases)).hosts[1]
+        return (record.generation, record.timestamp) == (2, space_of(one).last_ok)
+
+    wait_for("the record that others see", renewed)
     assert one.start(guest) == (0, "")

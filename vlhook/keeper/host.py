@@ -192,7 +192,7 @@ class Host:
         done = [one for one in self._former if all(part.quiet() for part in one)]
         for lease, engine in done:
             engine.close()
-            lease.close()
+            lease.wind_up()
         self._former = [one for one in self._former if one not in done]
         if self._former:
             raise FormerIo(directory=self.where.directory)

@@ -178,8 +178,12 @@ class HostLease:
         drive(delta.release(self.member), {LOCKSPACE: self._file}, member=self._check_age)
         self.close()
 
+    def wind_up(self) -> None:
+        """It is lost, and nothing of it is under way any more. Raises LeaseError."""
+        self.close()
+
     def close(self) -> None:
-        """Free what it has open, when nothing of this membership is under way any more."""
+        """Free what it has open."""
         self._file.close()
 
     def _check_age(self) -> None:

@@ -29,7 +29,7 @@ from .driver import Cancel, drive
 from .effects import LOCKSPACE
 from .errors import Abandoned, LeaseError, LockspaceLost
 from .membership import HostLease, Renewal
-from .records import show_name
+from .records import Leader, show_name
 from .sanlockclient import SanlockClient
 from .sanlockending import end
 from .sanlockerrors import SanlockBusy, SanlockNoAnswer, SanlockNotJoined, SanlockUnreachable
@@ -37,11 +37,10 @@ from .sanlockregistered import Registered
 from .sanlockspace import (
     DaemonState,
     SanlockDaemonGone,
-    SanlockSpaceElsewhere,
     SanlockSpaceEnding,
     SanlockSpaceLost,
-    SanlockTooShort,
     SpaceState,
+    check_able,
     look,
 )
 from .sanlockwire import Config, Disk, Lockspace
@@ -53,8 +52,6 @@ JOIN_POLL_SECONDS = 0.2
 REMOVE_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 LONGEST_JOIN_SECONDS = 8 * 255 + 60 + 2 * 255 + 30.0
-MIN_IO_TIMEOUT = 2
-"""With the daemon's watchdog: one second less and a healthy lockspace is not fed (sanlock companion, 3.1)."""
 
 
 class DaemonLease(HostLease):
@@ -127,6 +124,21 @@ class DaemonLease(HostLease):
                     until = time.monotonic() + REMOVE_SECONDS
                     self.client.remove_lockspace(self._lockspace(), only_unused=True, deadline=until)
         finally:
+            self.close()
+
+    def wind_up(self) -> None:
+        """Have a daemon that goes on with what is lost here begin a new generation.
+
+        Under the old one others would see as held what could not be given back; and it may be
+        renewed in a file that has lost its name. Raises LeaseError.
+        """
+        found = None
+        with contextlib.suppress(SanlockUnreachable):
+            found = look(self.client, self._name, time.monotonic() + ANSWER_SECONDS).space
+        ours = found is not None and found.good and found.generation == self.identity.generation
+        if self.added and ours and self.may_let_go():
+            self.leave()
+        else:
             self.close()
 
     def close(self) -> None:
@@ -244,9 +256,10 @@ class DaemonLease(HostLease):
         while not self.lost and not self._stop.is_set():
             try:
                 self._check_place()
-                begun = time.monotonic()
+                begun, known = time.monotonic(), int(self._last_ok.monotonic)
                 area = self._file.read(0, self.member.geometry.area)
                 self._latency = time.monotonic() - begun
+                self._check_renewed(area, known)
                 self._take_in(area, time.monotonic())
             except LockspaceLost as failure:
                 self.lost = failure
@@ -255,6 +268,11 @@ class DaemonLease(HostLease):
                 pass  # a storage that fails is the daemon's to notice: it renews no more
             # A little longer than their renewals take, so that each look finds a change in who lives.
             self._stop.wait(2.25 * self.space.io_timeout)
+
+    def _check_renewed(self, area: bytes, known: int) -> None:
+        """What others read must be what the daemon renews. Raises LockspaceLost, RecordError."""
+        record = Leader.decode(area[self.member.geometry.delta(self.space.host_id) :])
+        _check_file(self.space, record, known)
 
     # -- inside
 
@@ -315,23 +333,6 @@ def attach(client: SanlockClient, space: Space, generation: int) -> DaemonLease:
     return _attach(client, space, state)
 
 
-def check_able(space: Space, state: DaemonState) -> None:
-    """Can this daemon be our engine? Raises SanlockSpaceElsewhere, SanlockTooShort."""
-    found = state.space
-    if found:
-        has = _shown(found.lockspace.host_id, found.io_timeout, found.lockspace.disk.path)
-        wanted = _shown(space.host_id, space.io_timeout, space.where)
-        if has != wanted:
-            raise SanlockSpaceElsewhere(space=found.lockspace.name, found=has, wanted=wanted)
-    io_timeout = found.io_timeout if found else space.io_timeout
-    if state.use_watchdog and io_timeout < MIN_IO_TIMEOUT:
-        raise SanlockTooShort(io_timeout=io_timeout)
-
-
-def _shown(host_id: int, io_timeout: int, path: str) -> str:
-    return f"host id {host_id} and io_timeout {io_timeout} in {path}"
-
-
 def _end_the_old_one(client: SanlockClient, found: SpaceState, nobody_runs: Callable[[], bool]) -> None:
     """A lockspace that failed ends when nothing holds it. No guest is left: take USED back, and what was left behind.
 
@@ -379,7 +380,15 @@ def _attach(client: SanlockClient, space: Space, state: DaemonState) -> DaemonLe
         if record.io_timeout != space.io_timeout:
             why = f"io_timeout there is {record.io_timeout}, the settings say {space.io_timeout}"
             raise LockspaceLost(where=space.where, host_id=space.host_id, why=why)
+        _check_file(space, record, state.space.last_ok)
         return DaemonLease(client, Membership(space, geo, record), file, state)
     except BaseException:
         file.close()
         raise
+
+
+def _check_file(space: Space, record: Leader, last_ok: int) -> None:
+    """Raises LockspaceLost: the daemon has renewed at `last_ok`, and not in the file that this was read from."""
+    if 0 < record.timestamp < last_ok:
+        why = f"it was renewed at {record.timestamp}, sanlock says {last_ok}: another file has its name now"
+        raise LockspaceLost(where=space.where, host_id=space.host_id, why=why)

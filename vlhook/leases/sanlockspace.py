@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .delta import Space
 from .errors import LeaseError
 from .sanlockclient import SanlockClient, StatusLevel
 from .sanlockerrors import WireError
 from .sanlockstate import StateItem, StateType
 from .sanlockwire import Lockspace
+
+MIN_IO_TIMEOUT = 2
+"""With the daemon's watchdog: one second less and a healthy lockspace is not fed (sanlock companion, 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,23 @@ def _space(items: Iterable[StateItem], name: str) -> SpaceState | None:
             used=bool(numbers["external_used"]),
         )
     return None
+
+
+def check_able(space: Space, state: DaemonState) -> None:
+    """Can this daemon be our engine? Raises SanlockSpaceElsewhere, SanlockTooShort."""
+    found = state.space
+    if found:
+        has = _shown(found.lockspace.host_id, found.io_timeout, found.lockspace.disk.path)
+        wanted = _shown(space.host_id, space.io_timeout, space.where)
+        if has != wanted:
+            raise SanlockSpaceElsewhere(space=found.lockspace.name, found=has, wanted=wanted)
+    io_timeout = found.io_timeout if found else space.io_timeout
+    if state.use_watchdog and io_timeout < MIN_IO_TIMEOUT:
+        raise SanlockTooShort(io_timeout=io_timeout)
+
+
+def _shown(host_id: int, io_timeout: int, path: str) -> str:
+    return f"host id {host_id} and io_timeout {io_timeout} in {path}"
 
 
 class SanlockSpaceElsewhere(LeaseError):

@@ -23,8 +23,7 @@ from ...leases.errors import LeaseError, one_line
 from ...leases.names import LOCKSPACE_NAME
 from ...leases.sanlockclient import SanlockClient
 from ...leases.sanlockerrors import SanlockUnreachable
-from ...leases.sanlockmembership import check_able
-from ...leases.sanlockspace import DaemonState, SanlockTooShort, look
+from ...leases.sanlockspace import DaemonState, SanlockTooShort, check_able, look
 from .check import ASK_SECONDS, FAIL, GOOD, NOTE, WARN, Check, Finding, Host, output
 
 UNIT = "sanlock.service"
