@@ -14,7 +14,9 @@ from pathlib import Path
 from .processes import compile_all
 from .report import Table
 
-TABLES = ("hook", "cycle", "starts", "leases", "storm", "cpu", "memory", "takeover", "restart", "cleanup", "views")
+TABLES = (
+    "hook", "cycle", "starts", "leases", "storm", "cpu", "ios", "memory", "takeover", "restart", "cleanup", "views",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

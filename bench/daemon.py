@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +14,7 @@ from tests.sanlock_daemon import SanlockHost
 from vlhook.leases.directory import Ownership, create_lease
 from vlhook.leases.geometry import FILE
 from vlhook.leases.names import LOCKSPACE_NAME, lease_name, lease_path
+from vlhook.leases.sanlockerrors import SanlockNotFound
 from vlhook.leases.sanlockregistered import Registered
 from vlhook.leases.sanlockwire import Disk, Resource
 
@@ -71,6 +74,14 @@ class Daemon:
 
     def release(self, guests: Iterable[str]) -> None:
         self._each(guests, self._release)
+
+    def clean(self, disks: Iterable[str]) -> None:
+        """As virt-sanlock-cleanup does: the file is removed while its lease is held, and the release finds none."""
+        for disk in disks:
+            self.acquire({"clean": [disk]})
+            os.unlink(lease_path(str(self._directory), lease_name(disk.encode())))
+            with contextlib.suppress(SanlockNotFound):
+                self.release(["clean"])
 
     def _acquire(self, guest: str, disks: Sequence[str]) -> None:
         resources = [self._resource(disk) for disk in disks]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """vlhook's engine as a process of its own: `python -m bench.engine DIRECTORY HOST_ID IO_TIMEOUT`.
 
-The very code that takes leases in the keeper, without the keeper around it, to be measured beside the
-sanlock daemon: asked from outside, over a pipe, as that is over its socket. One JSON object a line:
+The very code that takes leases in the keeper, with memory kept as there and without the keeper around it, to be
+measured beside the sanlock daemon: asked from outside, over a pipe, as that is over its socket. One JSON object a line:
 
     {"acquire": {GUEST: [DISK, …], …}}      all guests at once, as after a power failure
     {"release": [GUEST, …]}
+    {"clean": [DISK, …]}                    remove lease files that nobody uses, one after another
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.leases.rig import Rig, RigHost, by, tenant
+from vlhook.keeper.memory import bound
 from vlhook.leases.engine import Want
 from vlhook.leases.names import LOCKSPACE_NAME, lease_name
 
@@ -48,6 +50,9 @@ class Engine:
     def release(self, guests: Iterable[str]) -> None:
         self._ask({"release": list(guests)})
 
+    def clean(self, disks: Iterable[str]) -> None:
+        self._ask({"clean": list(disks)})
+
     def _ask(self, words: object) -> None:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(words).encode() + b"\n")
@@ -70,13 +75,25 @@ def _serve(host: RigHost) -> None:
         ((verb, guests),) = json.loads(line).items()
         if verb == "acquire":
             failed = _at_once([_starting(host, guest, disks) for guest, disks in guests.items()])
+        elif verb == "clean":
+            failed = _at_once([lambda disks=guests: _clean(host, disks)])  # type: ignore[misc]
         else:
             failed = _at_once([_stopping(host, guest) for guest in guests])
         print(json.dumps(failed), flush=True)
 
 
+def _want(disk: str) -> Want:
+    return Want(lease_name(disk.encode()), LOCKSPACE_NAME, False, disk)
+
+
+def _clean(host: RigHost, disks: Sequence[str]) -> None:
+    for disk in disks:
+        if not host.engine.clean(_want(disk)):
+            raise FileNotFoundError(disk)
+
+
 def _starting(host: RigHost, guest: str, disks: Sequence[str]) -> Callable[[], object]:
-    wants = [Want(lease_name(disk.encode()), LOCKSPACE_NAME, False, disk) for disk in disks]
+    wants = [_want(disk) for disk in disks]
     return lambda: host.engine.acquire(tenant(guest), wants, by(), lambda: False)
 
 
@@ -105,6 +122,7 @@ def _at_once(acts: Sequence[Callable[[], object]]) -> str | None:
 
 def main() -> None:
     directory, host_id, io_timeout = sys.argv[1:]
+    bound()
     rig = Rig(Path(directory), int(io_timeout))
     (host,) = rig.join(int(host_id))
     print("null", flush=True)

@@ -16,7 +16,7 @@ from .measure import Spread, added, quotients
 SCHEMA = 1
 FULL_SIZE = "2000 hosts (512-byte sectors, areas of 1 MiB)"
 """The lease geometry of libvirt's plugin, and of vlhook."""
-UNITS = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "KB": 1e-3, "ticks": 1.0, "": 1.0}
+UNITS = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "KB": 1e-3, "KiB": 1 / 1024, "ticks": 1.0, "": 1.0}
 
 
 @dataclass

@@ -9,14 +9,16 @@ from tests.keeper.hosts import HOOK, hosts
 
 from .. import domains
 from ..measure import Act
-from ..processes import PYTHON, compile_all, run_time
+from ..processes import PYTHON, ROOT, compile_all, run_time
 from ..report import Row, Table
 from ..storage import directory
 
 ROUNDS = 100
 IDLE_TARGET = 6.5
 ASKING_TARGET = 7.5
-SHELL, FLOOR, OURS = "sh no-op", "python3 -IS", "vlhook"
+SHELL, FLOOR, IMPORTED, OURS = "sh no-op", "python3 -IS", "and its modules", "vlhook"
+IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vlhook.hook"
+"""What the hook does before it looks at its arguments."""
 
 
 def measure(rounds: int) -> Table:
@@ -37,6 +39,7 @@ def measure(rounds: int) -> Table:
         acts: dict[str, Act] = {
             SHELL: lambda: run_time([str(shell)], {}, xml),
             FLOOR: lambda: run_time([PYTHON, "-IS", "-c", "pass"], {}, xml),
+            IMPORTED: lambda: run_time([PYTHON, "-IS", "-c", IMPORTS], {}, xml),
             "stopped": hook("stopped", "end"),
             "prepare": hook("prepare", "begin"),
             "start": hook("start", "begin"),
@@ -49,7 +52,7 @@ def measure(rounds: int) -> Table:
 
 def _in_order(acts: dict[str, Act], rounds: int) -> dict[str, list[float]]:
     """prepare, start and release are one life of a guest; the others stand between them, so that all take turns."""
-    order = [SHELL, "prepare", FLOOR, "start", "stopped", "release"]
+    order = [SHELL, "prepare", FLOOR, "start", IMPORTED, "stopped", "release"]
 
     def round_() -> dict[str, float]:
         return {name: acts[name]() for name in order}
@@ -70,7 +73,8 @@ def _rows(table: Table, figures: dict[str, list[float]]) -> None:
         "release": ("release: one question, and the guest is over", ASKING_TARGET),
     }
     for event, (what, target) in texts.items():
-        values = {SHELL: figures[SHELL], FLOOR: figures[FLOOR], OURS: figures[event]}
+        values = {party: figures[party] for party in (SHELL, FLOOR, IMPORTED)}
+        values[OURS] = figures[event]
         table.rows.append(Row(what, values, peer=SHELL, target=target))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import calls
 from bench.__main__ import TABLES
 from bench.measure import added, alternate, quotients, spread
 from bench.report import Row, Table
@@ -38,6 +39,25 @@ def test_each_table_can_be_made(name: str) -> None:
     module = importlib.import_module(f"bench.tables.{name}")
     assert module.ROUNDS > 0
     assert callable(module.measure)
+
+
+def test_what_is_asked_of_the_storage_is_counted_whichever_way_it_is_asked() -> None:
+    trace = """\
+1  openat(AT_FDCWD</>, "/leases/ab", O_RDWR|O_SYNC|O_DIRECT) = 4</leases/ab>
+1  preadv2(4</leases/ab>, [{iov_base="\\20"..., iov_len=1536}], 1, 0, 0 <unfinished ...>
+2  pwritev2(5</leases/__LIBVIRT__DISKS__>, [{iov_base="\\1"..., iov_len=512}], 1, 0, 0) = 512
+2  openat(AT_FDCWD</>, "/etc/passwd", O_RDONLY) = 7</etc/passwd>
+1  <... preadv2 resumed>) = 1536
+3  io_submit(0x7f, 2, [{aio_data=0, aio_lio_opcode=IOCB_CMD_PREAD, aio_fildes=1</leases/ab>, aio_buf=0x7, \
+aio_nbytes=1024, aio_offset=0}, {aio_data=0, aio_lio_opcode=IOCB_CMD_PWRITE, aio_fildes=1</leases/ab>, \
+aio_buf="\\1"..., aio_nbytes=512, aio_offset=9}]) = 2
+1  unlink("/leases/ab") = 0
+"""
+    found = calls.count(trace, Path("/leases"))
+    assert found == {
+        calls.OPENS: 1, calls.READS: 2, calls.READ_BYTES: 2560, calls.WRITES: 1, calls.WRITTEN_BYTES: 512,
+        calls.REMOVALS: 1,
+    }  # fmt: skip
 
 
 def test_parties_take_turns_and_what_comes_before_is_not_counted() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests import needs
 from vlhook.leases import blockio
-from vlhook.leases.blockio import BlockFile
+from vlhook.leases.blockio import PIECE, BlockFile
 from vlhook.leases.errors import AreaTooShort, NotCreated, StorageError
 
 
@@ -32,6 +32,27 @@ def test_what_is_written_is_read_back_and_nothing_else_changes(path: Path) -> No
         assert file.read(1024, 512) == b"x" * 512
         assert file.read(0, 4096) == before[:1024] + b"x" * 512 + before[1536:4096]
     assert path.read_bytes() == before[:1024] + b"x" * 512 + before[1536:]
+
+
+@pytest.mark.parametrize("last", [None, 0, PIECE - 1, PIECE, 5 * PIECE + 7, (1 << 20) - 1])
+def test_a_sparse_read_leaves_out_zeros_at_the_end_and_nothing_else(path: Path, last: int | None) -> None:
+    content = bytearray(1 << 20)
+    if last is not None:
+        content[last] = 1
+    path.write_bytes(content)
+    with BlockFile(str(path)) as file:
+        found = file.read(0, 1 << 20, sparse=True)
+        assert file.read(0, 1 << 20) == content
+    assert found.ljust(1 << 20, b"\0") == content
+    assert len(found) == ((last or 0) // PIECE + 1) * PIECE
+
+
+def test_a_sparse_read_that_is_no_whole_number_of_pieces_ends_where_it_must(path: Path) -> None:
+    with BlockFile(str(path)) as file:
+        assert file.read(0, PIECE + 512, sparse=True) == path.read_bytes()[: PIECE + 512]
+        file.write(PIECE, bytes(512))
+        assert file.read(0, PIECE + 512, sparse=True) == path.read_bytes()[:PIECE]
+        assert file.read(0, 1536, sparse=True) == path.read_bytes()[:1536]
 
 
 def test_the_file_is_opened_for_direct_and_synchronous_io(path: Path) -> None:

@@ -12,6 +12,7 @@ from .holder import HolderRecord, decode_holder
 from .records import (
     HostSector,
     Leader,
+    Request,
     check_delta,
     check_leader,
     decode_host_sector,
@@ -52,6 +53,8 @@ class Area:
     geometry: Geometry
     leader: Leader
     sectors: tuple[HostSector, ...]
+    request: Request | None = None
+    """What is asked of the owner; None, too, if its sector was not read."""
 
     def sector_of(self, host_id: int) -> HostSector | None:
         return next((s for s in self.sectors if s.host_id == host_id), None)
@@ -81,18 +84,18 @@ def read_area(lease: Lease, guess: Geometry, host_id: int = 0) -> Steps[Area]:
     `guess` saves a read: if the leader states other sizes the area is read again.
     `host_id` 0: for looking only. Raises RecordError and its subclasses.
     """
-    data = yield from read(RESOURCE, 0, guess.area)
+    data = yield from read(RESOURCE, 0, guess.area, sparse=True)
     leader = Leader.decode(data)
     check_leader(leader, lease.space, lease.name, host_id, lease.where)
     geo = leader.geometry(lease.where)
     if geo != guess:
-        data = yield from read(RESOURCE, 0, geo.area)
+        data = yield from read(RESOURCE, 0, geo.area, sparse=True)
         leader = Leader.decode(data)
         check_leader(leader, lease.space, lease.name, host_id, lease.where)
         if leader.geometry(lease.where) != geo:
             raise RecordError(where=lease.where, what="sizes", found="changing", expected="constant")
     sectors = host_sectors(data, geo, leader.num_hosts, lease.where)
-    return Area(geo, leader, tuple(sectors))
+    return Area(geo, leader, tuple(sectors), Request.decode(memoryview(data)[geo.request : geo.request + geo.sector]))
 
 
 def read_beginning(lease: Lease, guess: Geometry, me: Identity) -> Steps[Area | None]:

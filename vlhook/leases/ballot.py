@@ -105,7 +105,7 @@ def _read_sectors(
     lease: Lease, me: Identity, geo: Geometry, num_hosts: int, written: Dblock
 ) -> Steps[tuple[HostSector, ...] | None]:
     """All sectors that are not blank; None if our own one is."""
-    data = yield from read(RESOURCE, 0, geo.ballot_length(num_hosts))
+    data = yield from read(RESOURCE, 0, geo.ballot_length(num_hosts), sparse=True)
     sectors = tuple(host_sectors(data, geo, num_hosts, lease.where))
     own = next((s.dblock for s in sectors if s.host_id == me.host_id), None)
     if own is None:

@@ -114,7 +114,7 @@ def _perform(
     cancel: Cancel | None,
 ) -> object:
     if isinstance(effect, Read):
-        return files[effect.area].read(effect.offset, effect.length)
+        return files[effect.area].read(effect.offset, effect.length, effect.sparse)
     if isinstance(effect, Write):
         files[effect.area].write(effect.offset, effect.data)
         return None

@@ -32,11 +32,15 @@ RESOURCE = "resource"
 
 @dataclass(frozen=True)
 class Read:
-    """Answered with exactly `length` bytes; AreaTooShort if the file ends before."""
+    """Answered with exactly `length` bytes; AreaTooShort if the file ends before.
+
+    `sparse`: what is read are all of them, too, but zeros at the end of the answer may be left out.
+    """
 
     area: str
     offset: int
     length: int
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,8 @@ Steps = Generator[Effect, object, T]
 Maybe = Optional[HostView]
 
 
-def read(area: str, offset: int, length: int) -> Steps[bytes]:
-    data = yield Read(area, offset, length)
+def read(area: str, offset: int, length: int, sparse: bool = False) -> Steps[bytes]:
+    data = yield Read(area, offset, length, sparse)
     assert isinstance(data, bytes)
     return data
 
