@@ -129,6 +129,14 @@ class EngineHost(BenchHost):
         super().start_guard()
 
 
+class PathsHost(BenchHost):
+    """vlhook with a lease for each disk by its path alone, as libvirt's plugin has it."""
+
+    def _install(self, io_timeout: int) -> None:
+        super()._install(io_timeout)
+        (self.dir / "etc/libvirt/qemu-vlhook.conf").write_text("identity_leases = no\n")
+
+
 class LockdHost(BenchHost):
     """libvirt's virtlockd, without vlhook: locks of the images themselves, on a file system that has them."""
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from ..lab import NOTHING, VLHOOK, BenchHost, EngineHost, LockdHost, PluginHost, lab
+from ..lab import NOTHING, VLHOOK, BenchHost, EngineHost, LockdHost, PathsHost, PluginHost, lab
 from ..measure import Act, alternate
 from ..processes import compile_all
 from ..report import Row, Table
 
 ROUNDS = 12
 COUNTS = (1, 2, 8, 9, 64)
-PLUGIN, LOCKD, ENGINE = "sanlock plugin", "lockd", "vlhook over sanlock"
+PLUGIN, LOCKD, PATHS, ENGINE = "sanlock plugin", "lockd", "vlhook, paths alone", "vlhook over sanlock"
 PLUGINS_MOST = 8
 TARGETS = {1: 4.5, 8: 0.7}
 
@@ -18,13 +18,14 @@ TARGETS = {1: 4.5, 8: 0.7}
 def measure(rounds: int) -> Table:
     table = Table("starts", "what is added to a guest's start and end in libvirtd", rounds=rounds)
     compile_all()
-    with lab([BenchHost, PluginHost, LockdHost, EngineHost]) as (ours, plugin, lockd, engine):
-        hosts = {NOTHING: ours, PLUGIN: plugin, LOCKD: lockd, VLHOOK: ours, ENGINE: engine}
+    with lab([BenchHost, PluginHost, LockdHost, PathsHost, EngineHost]) as (ours, plugin, lockd, paths, engine):
+        hosts = {NOTHING: ours, PLUGIN: plugin, LOCKD: lockd, VLHOOK: ours, PATHS: paths, ENGINE: engine}
         for count in COUNTS:
             _measure(table, count, rounds, dict(hosts))
     table.rows.sort(key=lambda row: row.what.split(",")[0], reverse=True)
     table.remarks += [
         f"{NOTHING}: the whole time, QEMU's in it. The others: what is added to that. Lease files are there already.",
+        f"{VLHOOK}: two leases a disk, by its path and by what it is to this host; {PATHS}: identity_leases = no.",
         "lockd locks the images themselves and has no leases: no other host knows of a lock after its host died.",
     ]
     return table

@@ -25,7 +25,7 @@ UUID = "0e8f7d5c-2a4b-4c6d-8e9f-a1b2c3d4e5f6"
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Host]:
-    with hosts(tmp_path, 1) as (host,):
+    with hosts(tmp_path, 1, io_timeout=2) as (host,):
         yield host
 
 

@@ -25,7 +25,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def one(tmp_path: Path, engine: str) -> Iterator[Host]:
-    with hosts(tmp_path, 1, engine=engine) as (host,):
+    with hosts(tmp_path, 1, io_timeout=2, engine=engine) as (host,):
         yield host
 
 
@@ -112,7 +112,7 @@ def test_changed_settings_wait_until_the_guests_are_gone(one: Host, tmp_path: Pa
     wait_for("QEMU to be found", lambda: one.phases() == {"g": "running"})
     held, elsewhere = one.held(), tmp_path / "elsewhere"
     elsewhere.mkdir()
-    one.config.write_text(f'host_id = 5\ndisk_lease_dir = "{elsewhere}"\nio_timeout = 2\n')
+    one.config.write_text(f'host_id = 5\ndisk_lease_dir = "{elsewhere}"\nio_timeout = 3\n')
     one.kill_keeper()
     one.start_keeper()
     one.wait_joined()

@@ -12,6 +12,14 @@ from .explore import CLEARED, Model, State
 from .nodes import DEAD, DONE, HOLDS, OWNS, READ, SCHEDULED, SEEN, WAITS, WRITE, Node, conflict
 from .program import ALONE
 
+TWO_HOLDERS = "both hold"
+TWO_VALUES = "was decided for"
+DECIDED_ANEW = "and later for"
+UNAVAILABLE = "cannot be taken"
+SLIPPED_IN = "have got the lease although the other claims it"
+REMOVED = "cleared to be removed, and is had again"
+"""Words by which a search can be told what to look for."""
+
 
 class Invariants:
     """Of the states of one model. What was found out once is kept."""

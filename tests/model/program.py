@@ -15,7 +15,7 @@ What a host does is its script, one letter a step:
     M  as m, and has taken the lease before the others begin
     c  claim the lease for that guest, and convert the claim; withdraw, or release once converted, at any time
     C  the same, but the claim is not withdrawn, and what was converted is kept
-    d  as x, and D as C, on a host with the sanlock daemon (daemon.py)
+    d  as x, and D as C, on a host with the sanlock daemon (daemon.py); it tries until it fails, has it, or crashes
     T  as D, but the daemon acquires while the lease is only claimed: never to be done
     U  as D, but the daemon acquires at once when the claim is converted: neither
     k  remove the lease as unused
@@ -222,6 +222,9 @@ class Programs:
 
     def _stand(self, op: Op, run: Run, trail: tuple[Any, ...], fresh: bool) -> int:
         """The node for a run that has just been fed."""
+        if op.letter == "d" and op.kind == "acquire" and run.told:
+            # The daemon cannot be told to give up. It would try on; here that ends, as by a power failure.
+            return self._plain(CRASHED, op.host, op.generation, "")
         if run.finished:
             return self._end(op, run)
         effect = run.effect

@@ -6,16 +6,11 @@ from __future__ import annotations
 import pytest
 
 from tests.faults import FAULTS, planted
+from tests.model.invariants import DECIDED_ANEW, REMOVED, SLIPPED_IN, TWO_HOLDERS, TWO_VALUES, UNAVAILABLE
 from tests.model.runs import Setup
 from tests.model.search import by_switches, complete, without_collector
 
-TWO_HOLDERS = "both hold"
 LIMIT = 300_000
-TWO_VALUES = "was decided for"
-UNAVAILABLE = "cannot be taken"
-SLIPPED_IN = "have got the lease although the other claims it"
-REMOVED = "cleared to be removed, and is had again"
-DECIDED_ANEW = "and later for"
 SETUPS = {
     "generation check removed": (Setup(("xx", "x"), crashes=1), TWO_HOLDERS),
     "dblock values zeroed on release": (Setup(("xx", "x")), TWO_HOLDERS),
