@@ -33,7 +33,7 @@ SETUPS = {
     "a later version is joined after a torn read": (Setup(("M", "U", "x")), TWO_HOLDERS),
     "an early leader is left to the daemon": (Setup(("m", "D", "xx"), pauses=0, attempts=1), DECIDED_ANEW),
     "a clean-up releases in the file that it removed": (Setup(("k", "dd")), REMOVED),
-    "a clean-up does not begin the next version": (Setup(("k", "dd"), pauses=0, attempts=2), REMOVED),
+    "a clean-up does not begin the next version": (Setup(("k", "dd"), crashes=1, pauses=0, attempts=2), REMOVED),
     "what a clean-up has begun is joined": (Setup(("k", "x", "x")), REMOVED),
     "a clean-up takes RELEASED for the end": (Setup(("kl", "xx", "d"), pauses=0, attempts=2), REMOVED),
 }
