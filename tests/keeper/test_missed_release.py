@@ -16,8 +16,11 @@ import pytest
 
 from tests.keeper.host import KeeperHost, Libvirtd
 from tests.keeper.hosts import ROOT, Guest, Host, hosts, wait_for
+from vlhook.keeper.log import Log
+from vlhook.keeper.missed import MissedReleases
+from vlhook.keeper.qemu import Processes
 from vlhook.keeper.releasenote import MAX_BYTES, leave
-from vlhook.keeper.state import ACQUIRING, Caller, Incarnation, StateStore
+from vlhook.keeper.state import ACQUIRING, STARTING, Caller, Incarnation, StateStore
 from vlhook.processes import ticks_now
 
 UUID = "0e8f7d5c-2a4b-4c6d-8e9f-a1b2c3d4e5f6"
@@ -291,3 +294,27 @@ def test_a_note_that_does_not_fit_is_none(tmp_path: Path) -> None:
     assert leave(str(tmp_path).encode(), b"g", b"<uuid>00000000-1111-2222-3333-444444444444</uuid>") == 0
     assert leave(str(tmp_path).encode(), b"g", UUID.upper().encode()) == 1
     assert [path.name for path in store.released.iterdir()] == [life.key]
+
+
+def test_without_a_thread_for_it_a_note_is_judged_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Incarnation("00000000-0000-4000-8000-000000000001", "g", 1, Caller(1, 1), 1, STARTING, 0)
+    (tmp_path / life.key).write_bytes(b"torn")
+    judged = threading.Event()
+
+    class Told(Log):
+        def warning(self, event: str, **said: object) -> None:
+            if "thread" not in str(said):
+                judged.set()
+
+    missed = MissedReleases(tmp_path, Processes(str(tmp_path), tmp_path), lambda call: None, Told("test"))
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", no_thread)
+        missed.look(life)
+    missed.look(life)
+    assert judged.wait(60)

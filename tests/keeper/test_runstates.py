@@ -144,3 +144,27 @@ def test_where_the_kernel_lost_news_all_guests_are_looked_at(
     assert news.wait() is None
     os.close(ready)
     os.close(feed)
+
+
+def test_a_look_that_fails_is_made_anew_and_hides_no_other_guest(watching: Watching) -> None:
+    """one comes first."""
+    both = {"one.xml", "two.xml"}
+    for guest, pid in (("one", 101), ("two", 102)):
+        watching.says(guest, "paused", "user", pid)
+    watching.states.look(both)
+    watching.heard.clear()
+    works, failed = watching.states.on_resumed, []
+
+    def fails_once(life: Incarnation) -> None:
+        if life.guest == "one" and not failed:
+            failed.append(life)
+            raise RuntimeError("can't start new thread")
+        works(life)
+
+    watching.states.on_resumed = fails_once
+    for guest, pid in (("one", 101), ("two", 102)):
+        watching.says(guest, "running", "unpaused", pid)
+    watching.states.look(both)
+    assert watching.heard == [("two", "resumed")]
+    watching.states.look(set())
+    assert watching.heard == [("two", "resumed"), ("one", "resumed")]

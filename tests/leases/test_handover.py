@@ -20,10 +20,20 @@ from vlhook.leases import sanlockclaims
 from vlhook.leases.blockio import BlockFile
 from vlhook.leases.claimfiles import ClaimFiles
 from vlhook.leases.claiming import Entry
-from vlhook.leases.engine import Owned, Want
-from vlhook.leases.errors import ClaimDisturbed, ClaimRefused, HeldByOther, LeaseError, NotMember, StorageError
+from vlhook.leases.engine import Owned, Tenant, Want
+from vlhook.leases.errors import (
+    ClaimDisturbed,
+    ClaimRefused,
+    HeldByOther,
+    LeaseError,
+    NotCreated,
+    NotMember,
+    StorageError,
+)
+from vlhook.leases.files import LeaseFiles
 from vlhook.leases.geometry import FILE
 from vlhook.leases.membership import HostLease
+from vlhook.leases.owner import Holder
 from vlhook.leases.records import Dblock, Leader, decode_host_sector, host_sector
 from vlhook.leases.release import Held
 from vlhook.leases.sanlock import SanlockEngine
@@ -373,6 +383,53 @@ def test_a_guest_whose_lease_is_half_handed_over_moves_on_only_when_the_daemon_h
     [claimed] = source.start("web1", incoming)
     assert claimed.claim
     source.stop("web1")
+
+
+def test_a_guest_that_moves_on_meanwhile_is_handed_over_only_if_it_stays(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon would meet the claim, and give back what the guest still uses."""
+    source, incoming = target.rig.hosts[1], replace(target.want, claim=True)
+    [claimed] = source.start("web1", incoming)
+    assert claimed.claim
+    works, looks = ClaimFiles.elsewhere, []
+
+    def elsewhere(self: ClaimFiles, host: HostLease, owned: Owned, tenant: Tenant) -> list[Holder]:
+        looks.append(works(self, host, owned, tenant))
+        return looks[-1]
+
+    monkeypatch.setattr(ClaimFiles, "elsewhere", elsewhere)
+    target.pass_time(WAIT)
+    eventually(lambda: len(looks) > 3, "looks for claims")
+    assert target.daemon.asked == 0
+    assert target.rig.owner(target.want) == target.host.me
+    source.stop("web1")
+    target.assert_handed_over()
+
+
+def test_a_release_goes_on_until_the_lease_directory_is_there_again(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settles = LeaseFiles.settle
+    away = threading.Event()
+    away.set()
+
+    def find(self: ClaimFiles, host: HostLease, owned: Owned) -> Held:
+        raise NotCreated(where=owned.path)
+
+    def settle(self: LeaseFiles, host: HostLease, want: Want) -> None:
+        if away.is_set():
+            raise StorageError(op="open", where="lockspace", why="it is missing; is it mounted?")
+        settles(self, host, want)
+
+    monkeypatch.setattr(ClaimFiles, "find", find)
+    monkeypatch.setattr(LeaseFiles, "settle", settle)
+    assert not target.engine.release(GUEST, time.monotonic())
+    eventually(lambda: target.alarmed("is it mounted?"), "the alarm")
+    assert target.rig.owner(target.want) == target.host.me
+    away.clear()
+    assert target.engine.release(GUEST, by())
+    assert target.rig.owner(target.want) is None
 
 
 def test_a_storage_error_of_the_keeper_is_told_and_the_daemon_is_asked_later(

@@ -64,7 +64,12 @@ class MissedReleases:
             if life.key in self._busy or self._judged.get(life.key) == which:
                 return
             self._busy.add(life.key)
-        threading.Thread(target=self._judge, args=(life, which), name="missed-release", daemon=True).start()
+        try:
+            threading.Thread(target=self._judge, args=(life, which), name="missed-release", daemon=True).start()
+        except RuntimeError as error:  # no thread to be had: at the next look
+            self._log.warning("missed-release", guest=life.guest, uuid=life.uuid, error=repr(error))
+            with self._lock:
+                self._busy.discard(life.key)
 
     def _judge(self, life: Incarnation, which: tuple[int, int]) -> None:
         try:

@@ -163,13 +163,14 @@ class RunStates:
     def run(self, stop: threading.Event) -> None:
         news = News(self._dir / "qemu")
         while not stop.is_set():
-            written = news.wait()
             try:
-                self.look(written)
+                self.look(news.wait())
             except VlhookError as error:
                 self._log.warning("run-state", error=error)
             except Exception as error:  # a fault in one look must not be the last one
                 self._log.error("fault", error=repr(error))
+                self._swept = 0.0
+                stop.wait(TOLD_SECONDS)
 
     def look(self, written: Optional[set[str]] = None) -> None:
         """One look at the guests of whose files one is among `written` (None: all), or that are new.
@@ -191,8 +192,18 @@ class RunStates:
             told = bool(written) and f"{life.guest}.xml" in (written or ())
             if everywhere or told or seen.qemu != life.qemu or now >= seen.due():
                 seen.qemu = life.qemu
-                self._look_at(life, seen)
+                self._look_safely(life, seen)
         self._due = min((seen.due() for seen in self._seen.values()), default=math.inf)
+
+    def _look_safely(self, life: Incarnation, seen: _Seen) -> None:
+        """A look that failed is made anew at the next turn, and keeps nobody else's from being made."""
+        stamp, state = seen.stamp, seen.state
+        try:
+            self._look_at(life, seen)
+        except Exception as error:
+            self._log.error("run-state", guest=life.guest, uuid=life.uuid, error=repr(error))
+            seen.stamp, seen.state, seen.qemu = stamp, state, -1
+            self._revision = -1
 
     def _look_at(self, life: Incarnation, seen: _Seen) -> None:
         before, now = seen.state, self._state(life, seen)

@@ -120,7 +120,7 @@ class DaemonClaims:
     def _hand_over(self, entry: Entry) -> Owned:
         """Raises Abandoned, ClaimLost, NotMember."""
         self._wait(entry)
-        guest = self._guest_of(entry)
+        guest, tenant = self._guest_of(entry), next(iter(entry.tenants.values()))
         said = ""
         while True:
             if entry.cancel.given_up:
@@ -130,9 +130,11 @@ class DaemonClaims:
                 assert entry.owned
                 assert entry.held
                 entry.held = self._claims.reassert(self._host, entry.owned, entry.held)
-                with guest.turn:
-                    self._daemon_takes(guest, entry)
-                return self._confirm(entry)
+                # A daemon that meets a claim gives back what it took: the guest moves on first.
+                if not self._claims.elsewhere(self._host, entry.owned, tenant):
+                    with guest.turn:
+                        self._daemon_takes(guest, entry)
+                    return self._confirm(entry)
             except SanlockNotJoined as error:
                 why = self._host.why_not() or "not known to sanlock any more"
                 host_id = self._host.identity.host_id
@@ -233,6 +235,9 @@ class DaemonClaims:
                     self._files.give_back(self._host, entry.owned, held, tenant)
                 else:
                     self._files.settle(self._host, entry.want)
+            except NotCreated:
+                entry.held = None  # settled, which tells a lease directory that is away from a file that is gone
+                continue
             except NotMember:
                 pass  # others may take it anyway, and nothing may be written
             except StorageError as error:
