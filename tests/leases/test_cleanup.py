@@ -79,13 +79,6 @@ def test_a_free_lease_is_taken_cleared_and_unlinked_and_nothing_of_it_is_release
     assert before[-1] == ("write", RESOURCE)
 
 
-def test_what_is_asked_of_the_owner_is_read_with_the_area() -> None:
-    world = World()
-    (one,) = used(world, 1)
-    assert clean(one).run()
-    assert not [io for io in world.log if io.op == "read" and io.offset == world.geo.request]
-
-
 def test_a_cleared_area_is_as_sanlock_writes_it_but_for_who_cleared_it() -> None:
     world = World()
     (one,) = used(world, 1)

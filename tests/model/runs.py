@@ -9,7 +9,7 @@ from typing import Any
 from vlhook.leases import claims, release
 from vlhook.leases.area import Identity, Lease
 from vlhook.leases.claims import Claimed
-from vlhook.leases.effects import LOCKSPACE, Member, Now, Random, Read, Sleep, Steps, Write
+from vlhook.leases.effects import LOCKSPACE, RESOURCE, Member, Now, Random, Read, Sleep, Steps, Write
 from vlhook.leases.errors import Abandoned, LeaseError, StorageError
 from vlhook.leases.geometry import Geometry
 from vlhook.leases.holder import CLEANING, INCOMING, RUNNING, HolderRecord
@@ -103,6 +103,8 @@ class Run:
                 answer = 1000.0 + self.looks
             elif isinstance(effect, Random):
                 answer = 0.0
+            elif isinstance(effect, Read) and (effect.area, effect.offset, effect.length) == (RESOURCE, SECTOR, SECTOR):
+                answer = NO_REQUEST
             elif not isinstance(effect, (Sleep, Member)):
                 self.effect = effect
                 return

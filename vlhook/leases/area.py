@@ -12,7 +12,6 @@ from .holder import HolderRecord, decode_holder
 from .records import (
     HostSector,
     Leader,
-    Request,
     check_delta,
     check_leader,
     decode_host_sector,
@@ -53,8 +52,6 @@ class Area:
     geometry: Geometry
     leader: Leader
     sectors: tuple[HostSector, ...]
-    request: Request | None = None
-    """What is asked of the owner; None, too, if its sector was not read."""
 
     def sector_of(self, host_id: int) -> HostSector | None:
         return next((s for s in self.sectors if s.host_id == host_id), None)
@@ -95,7 +92,7 @@ def read_area(lease: Lease, guess: Geometry, host_id: int = 0) -> Steps[Area]:
         if leader.geometry(lease.where) != geo:
             raise RecordError(where=lease.where, what="sizes", found="changing", expected="constant")
     sectors = host_sectors(data, geo, leader.num_hosts, lease.where)
-    return Area(geo, leader, tuple(sectors), Request.decode(memoryview(data)[geo.request : geo.request + geo.sector]))
+    return Area(geo, leader, tuple(sectors))
 
 
 def read_beginning(lease: Lease, guess: Geometry, me: Identity) -> Steps[Area | None]:

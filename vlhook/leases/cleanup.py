@@ -34,7 +34,7 @@ from .geometry import FILE, HEADER, Geometry
 from .holder import HolderRecord
 from .owner import CLOCK_SLACK, dead_seconds, living
 from .paxos import acquire
-from .records import CLEARED_MAGIC, NO_MODE, Dblock, HostSector, Leader, host_sector
+from .records import CLEARED_MAGIC, NO_MODE, Dblock, HostSector, Leader, Request, host_sector
 from .release import Held, settle
 
 RETRY_SECONDS = 2.0
@@ -92,8 +92,9 @@ def _refuse_wanted(
     for sector in area.sectors:
         if (yield from _ballots(lease, me, sector, begun, given_up_counts)):
             raise Wanted(name=lease.show(), where=lease.where, why=f"host {sector.host_id} is about to take it")
-    request = area.request
-    if request and request.force_mode and request.lver > area.leader.lver:
+    data = yield from read(RESOURCE, area.geometry.request, area.geometry.sector)
+    request = Request.decode(data)
+    if request.force_mode and request.lver > area.leader.lver:
         raise Wanted(name=lease.show(), where=lease.where, why="another host asks for it")
 
 
