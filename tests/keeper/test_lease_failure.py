@@ -100,7 +100,7 @@ def test_only_guests_with_leases_there_are_stopped_and_the_host_comes_back(
     qemu, other = began(host, guest), began(host, bystander)
     layer.set(fault)
     assert qemu.wait(60) == -signal.SIGTERM
-    assert logged(host, r"stopped guest=g .* signal=SIGTERM")
+    wait_for("the word of its end", lambda: logged(host, r"stopped guest=g .* signal=SIGTERM"))
     assert other.poll() is None
     wait_for("its image to be flushed", lambda: "g" not in host.phases())
     # The daemon counts whole seconds: storage that returned before it gives up would leave the generation as it is.
