@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -209,13 +210,20 @@ def test_what_cannot_be_a_note_counts_for_nothing_until_a_whole_one_is_there(one
     one.wait_empty(60)
 
 
-@pytest.mark.xdist_group("missed-release-1")
-def test_the_release_of_another_libvirtd_says_nothing_about_a_start(tmp_path: Path) -> None:
+@contextmanager
+def past_the_gates(tmp_path: Path) -> Iterator[tuple[KeeperHost, Guest]]:
+    """A host whose libvirtd is a process of its own, and its guest g without a QEMU yet."""
     with KeeperHost(tmp_path / "h", 1, tmp_path / "leases") as host:
         host.wait_joined()
         guest = Guest("g", [tmp_path / "a"])
         for operation in ("prepare", "start"):
             assert host.hook(["g", operation, "begin", "-"], guest.xml(3)).status == 0
+        yield host, guest
+
+
+@pytest.mark.xdist_group("missed-release-1")
+def test_the_release_of_another_libvirtd_says_nothing_about_a_start(tmp_path: Path) -> None:
+    with past_the_gates(tmp_path) as (host, guest):
         host.kill_keeper()
         other = Libvirtd(host)
         try:
@@ -235,11 +243,7 @@ def test_the_release_of_another_libvirtd_says_nothing_about_a_start(tmp_path: Pa
 
 @pytest.mark.xdist_group("missed-release-2")
 def test_a_note_ends_nothing_while_the_guest_may_have_a_process(tmp_path: Path) -> None:
-    with KeeperHost(tmp_path / "h", 1, tmp_path / "leases") as host:
-        host.wait_joined()
-        guest = Guest("g", [tmp_path / "a"])
-        for operation in ("prepare", "start"):
-            assert host.hook(["g", operation, "begin", "-"], guest.xml(3)).status == 0
+    with past_the_gates(tmp_path) as (host, guest):
         dying = host.processes.proc_dir / "4194000"  # its command line cannot be read any more
         (dying / "task").mkdir(parents=True)
         (dying / "stat").write_text(f"4194000 (qemu-system-x86) D 1{' 0' * 17} {ticks_now()} 0 0\n")

@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from ..errors import VlhookError
 from .log import Log
 from .state import RUNNING, Incarnation
 from .table import Table
@@ -165,8 +164,6 @@ class RunStates:
         while not stop.is_set():
             try:
                 self.look(news.wait())
-            except VlhookError as error:
-                self._log.warning("run-state", error=error)
             except Exception as error:  # a fault in one look must not be the last one
                 self._log.error("fault", error=repr(error))
                 self._swept = 0.0
@@ -189,7 +186,7 @@ class RunStates:
             del self._seen[key]
         for life in lives:
             seen = self._seen.setdefault(life.key, _Seen())
-            told = bool(written) and f"{life.guest}.xml" in (written or ())
+            told = f"{life.guest}.xml" in (written or ())
             if everywhere or told or seen.qemu != life.qemu or now >= seen.due():
                 seen.qemu = life.qemu
                 self._look_safely(life, seen)
@@ -223,7 +220,7 @@ class RunStates:
     def _state(self, life: Incarnation, seen: _Seen) -> Optional[RunState]:
         """The file is read only if it was written since the last look."""
         try:
-            stat = os.stat(f"{self._dir}/qemu/{life.guest}.xml")
+            stat = _file(self._dir, life.guest).stat()
         except OSError:
             return None
         stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
